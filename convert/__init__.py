@@ -1,0 +1,1 @@
+"""Checkpoints and adapters made into GGUF families, installed as `eft_gguf.convert`. Empty yet."""
