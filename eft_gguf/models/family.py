@@ -1,0 +1,233 @@
+"""Which files make up base, untuned and tuned: family files in TOML, and references on a command line."""
+
+from __future__ import annotations
+
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CompatibilityError, ModelFileError, OptionError
+from .metadata import GGUFMetadata, read_metadata
+from .references import ADAPTER, Reference, locate, resolve
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+BUNDLED = Path(__file__).parent.parent / "bundled" / "family.toml"
+KEYS = ("name", "base", "untuned", "tuned", "ctx")
+TRAIT_KEYS = ("model", "weight")
+CALL = "name a TOML file that describes a family"
+EXAMPLE = 'base = "large.gguf", untuned = "small.gguf" and a table [tuned] with trait = "small-tuned.gguf"'
+Parsed = tuple[str | None, str, float]  # trait name, reference, weight
+NAME = re.compile(r"[^\W_][\w.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Trait:
+    """A tuned model, and how much its difference from untuned counts."""
+
+    name: str
+    model: Reference
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        # The names share a table with these two when figures per model are reported.
+        if not NAME.fullmatch(self.name) or self.name in ("base", "untuned"):
+            raise OptionError(
+                f"{self.name!r} cannot name a trait",
+                hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base or untuned",
+            )
+        if not math.isfinite(self.weight):
+            raise OptionError(
+                f"the weight of trait {self.name} is {self.weight}", hint="give a finite number"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The models to blend. `ctx` is the context length to use where none is asked for."""
+
+    name: str
+    base: Reference
+    untuned: Reference
+    tuned: tuple[Trait, ...]
+    ctx: int | None = None
+    path: Path | None = None  # the file it came from
+
+    def __post_init__(self) -> None:
+        if not self.tuned:
+            raise OptionError(f"family {self.name} has no tuned model", hint="give at least one")
+        for role, reference in (("base", self.base), ("untuned", self.untuned)):
+            if reference.adapter:
+                raise OptionError(
+                    f"{role} cannot be an adapter: {reference.text}",
+                    hint="only tuned models can be; give a model",
+                )
+        names = [trait.name for trait in self.tuned]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise OptionError(f"two tuned models are called {twice[0]!r}", hint="name them apart: TRAIT=REF")
+        if self.ctx is not None and self.ctx < 1:
+            raise OptionError(
+                f"ctx of family {self.name} is {self.ctx}", hint="give a number of tokens above 0"
+            )
+
+
+def load_family(spec: str | Path | None = None) -> Family:
+    """The family in a TOML file; without one, or for "bundled", the family that ships with the package."""
+    path = BUNDLED if spec is None or spec == "bundled" else Path(spec).expanduser()
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        hint = "give the path of a family file, 'bundled', or the models: --base, --untuned, --tuned"
+        raise OptionError(f"there is no family file {path}", hint=hint) from None
+    except OSError as error:
+        raise OptionError(f"cannot read the family file {path}: {error.strerror}", hint=CALL) from None
+    except ValueError as error:  # not UTF-8, or not TOML
+        raise OptionError(f"{path} is no TOML file: {error}", hint=f"{CALL}; it holds {EXAMPLE}") from None
+    with _in(path):
+        return _family(table, path)
+
+
+def family_from_references(
+    base: str | Path, untuned: str | Path, tuned: str | Path | Sequence[str | Path] | Mapping[str, str | Path]
+) -> Family:
+    """A family from references as the command line takes them: tuned models as `[TRAIT=]REF[:WEIGHT]`.
+
+    A mapping's keys are the traits' names. A single tuned model may go without a name: it is called "tuned".
+    """
+    if isinstance(tuned, Mapping):
+        parsed: list[Parsed] = [(name, *_parse_weight(str(ref))) for name, ref in tuned.items()]
+    else:
+        several = [tuned] if isinstance(tuned, (str, Path)) else tuned
+        parsed = [parse_tuned(str(text)) for text in several]
+        unnamed = next((ref for name, ref, _ in parsed if name is None), None)
+        if unnamed is not None and len(parsed) > 1:
+            raise OptionError(
+                f"the tuned model {unnamed} has no trait name",
+                hint=f"with several tuned models each needs one: helpful={unnamed}",
+            )
+    traits = tuple(Trait(name or "tuned", resolve(ref), weight) for name, ref, weight in parsed)
+    return Family("from references", resolve(base), resolve(untuned), traits)
+
+
+def parse_tuned(text: str) -> Parsed:
+    """`[TRAIT=]REF[:WEIGHT]` → name or None, reference, weight (1 if not given).
+
+    Paths may hold both signs. Of all ways to read the text, those with fewer parts before those with more,
+    the first whose file exists wins; if there is none, the one with most parts is meant.
+    """
+    name, equals, rest = text.partition("=")
+    readings: list[Parsed] = [(None, text, 1.0), (None, *_split_weight(text))]
+    if equals and NAME.fullmatch(name):
+        readings += [(name, rest, 1.0), (name, *_split_weight(rest))]
+    return next((reading for reading in readings if _exists(reading[1])), readings[-1])
+
+
+def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
+    """Metadata of base, untuned and tuned, as `compatibility.require` takes them. Each file is read once.
+
+    Raises ModelFileError for files that cannot be read, CompatibilityError where `lora:` and a file disagree.
+    """
+    references = [family.base, family.untuned, *(trait.model for trait in family.tuned)]
+    read = {path: read_metadata(path) for path in dict.fromkeys(reference.path for reference in references)}
+    for reference in references:
+        if reference.adapter and read[reference.path].kind != "adapter":
+            raise CompatibilityError(
+                f"{reference.path} is a model, not an adapter", hint=f"give it without {ADAPTER!r}"
+            )
+    for trait in family.tuned:
+        if not trait.model.adapter and read[trait.model.path].kind == "adapter":
+            raise CompatibilityError(
+                f"{trait.model.path} is an adapter, not a model", hint=f"write {ADAPTER}{trait.model.text}"
+            )
+    return (
+        read[family.base.path],
+        read[family.untuned.path],
+        {trait.name: read[trait.model.path] for trait in family.tuned},
+    )
+
+
+def _exists(reference: str) -> bool:
+    try:
+        return bool(reference) and locate(reference).exists()
+    except (OptionError, OSError, ValueError):
+        return False
+
+
+def _split_weight(text: str) -> tuple[str, float]:
+    """Cut `:WEIGHT` off, if what follows the last colon is a number."""
+    head, _, tail = text.rpartition(":")
+    try:
+        return (head, float(tail)) if head and head + ":" != ADAPTER else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def _parse_weight(text: str) -> tuple[str, float]:
+    return (text, 1.0) if _exists(text) else _split_weight(text)
+
+
+def _family(table: dict[str, Any], path: Path) -> Family:
+    _check_keys(table, KEYS, "")
+    for key in ("base", "untuned", "tuned"):
+        if key not in table:
+            raise OptionError(f"the key '{key}' is missing", hint=f"a family needs {EXAMPLE}")
+    ctx = table.get("ctx")
+    traits: dict[str, Any] = _typed(table["tuned"], dict, "tuned", "a table of traits")
+    return Family(
+        name=_typed(table.get("name", path.stem), str, "name", "a text"),
+        base=_reference(table["base"], "base", path),
+        untuned=_reference(table["untuned"], "untuned", path),
+        tuned=tuple(_trait(name, entry, path) for name, entry in traits.items()),
+        ctx=None if ctx is None else _typed(ctx, int, "ctx", "a whole number"),
+        path=path,
+    )
+
+
+def _trait(name: str, entry: Any, path: Path) -> Trait:
+    key = f"tuned.{name}"
+    if not isinstance(entry, dict):
+        return Trait(name, _reference(entry, key, path))
+    _check_keys(entry, TRAIT_KEYS, f"{key}.")
+    if "model" not in entry:
+        raise OptionError(f"the key '{key}.model' is missing", hint='write model = "tuned.gguf"')
+    weight = entry.get("weight", 1.0)
+    if type(weight) is not int:
+        weight = _typed(weight, float, f"{key}.weight", "a number")
+    return Trait(name, _reference(entry["model"], f"{key}.model", path), float(weight))
+
+
+def _reference(value: Any, key: str, path: Path) -> Reference:
+    text: str = _typed(value, str, key, "a path in quotes")
+    with _in(key):
+        return resolve(text, relative_to=path.parent)
+
+
+def _typed(value: Any, kind: type, key: str, wanted: str) -> Any:
+    if type(value) is not kind:  # exactly: True is no number of tokens
+        raise OptionError(f"the key '{key}' is {value!r}", hint=f"it must be {wanted}")
+    return value
+
+
+def _check_keys(table: dict[str, Any], known: Sequence[str], prefix: str) -> None:
+    for key in table:
+        if key not in known:
+            keys = ", ".join(prefix + name for name in known)
+            raise OptionError(f"the key '{prefix}{key}' is unknown", hint=f"the keys are {keys}")
+
+
+@contextmanager
+def _in(place: str | Path) -> Iterator[None]:
+    """Put the place, a file or a key in it, before the message of what goes wrong there."""
+    try:
+        yield
+    except (OptionError, ModelFileError) as error:
+        raise type(error)(f"{place}: {error.message}", hint=error.hint) from None

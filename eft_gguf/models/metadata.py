@@ -1,0 +1,142 @@
+"""What a GGUF file says about itself, and its vocabulary, without loading the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelFileError
+from .header import DAMAGED_HINT, StringArray, read_header
+
+UNUSED = 5  # llama.cpp's token type of entries that only fill the vocabulary up
+SHORT = 1024  # arrays up to this length (heads per layer, tags) are kept among the fields
+LONG_KEYS = ("tokens", "token_type", "scores", "merges")
+SPECIAL_ENDING = "_token_id"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """The tokens of a model, by id, as stored (byte-level BPE writes a space as `Ġ`)."""
+
+    model: str  # the kind of tokenizer: "gpt2" is BPE, "llama" SentencePiece
+    pre: str  # how text is cut before BPE
+    tokens: StringArray
+    types: npt.NDArray[np.int32] | None
+    special: Mapping[str, int]  # "bos", "eos", "eot", "unknown", … → id
+
+    @property
+    def size(self) -> int:
+        return len(self.tokens)
+
+    def token(self, index: int) -> bytes:
+        return self.tokens[index]
+
+    def special_text(self, role: str) -> str:
+        """Text of a special token ("bos", "eos", …), for templates; empty if the model has none."""
+        index = self.special.get(role)
+        return "" if index is None else self.token(index).decode("utf-8", errors="replace")
+
+    def first_difference(self, other: Vocabulary) -> int | None:
+        """Lowest id of a token that is not the same, None if one vocabulary is the other's beginning."""
+        return self.tokens.first_difference(other.tokens)
+
+    def is_padding(self, index: int) -> bool:
+        """Whether the entry only fills the vocabulary up to a round number, so that no text leads to it."""
+        marked = self.types is not None and int(self.types[index]) == UNUSED
+        return marked or self.token(index).startswith(b"[PAD")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GGUFMetadata:
+    path: Path
+    architecture: str
+    name: str
+    kind: str  # general.type: "model", "adapter", "mmproj" …
+    size_bytes: int
+    ctx_train: int | None
+    fields: Mapping[str, Any]  # scalars and short arrays (as lists); the vocabulary's arrays are kept out
+    vocabulary: Vocabulary | None
+    tensor_count: int
+
+    @property
+    def chat_template(self) -> str | None:
+        template = self.fields.get("tokenizer.chat_template")
+        return template if isinstance(template, str) and template else None
+
+
+def read_metadata(path: str | Path) -> GGUFMetadata:
+    """Read a file's metadata in some 30 ms at 152,000 tokens.
+
+    Raises ModelFileError if it is missing, unreadable, no GGUF, damaged, or ends before its tensors do.
+    """
+    path = Path(path)
+    header = read_header(path)
+    values = header.values
+    architecture = _string(path, values, "general.architecture", None)
+    context = values.get(f"{architecture}.context_length")
+    return GGUFMetadata(
+        path=path,
+        architecture=architecture,
+        name=_string(path, values, "general.name", path.stem),
+        kind=_string(path, values, "general.type", "model"),
+        size_bytes=header.size_bytes,
+        ctx_train=context if isinstance(context, int) else None,
+        fields={key: _plain(value) for key, value in values.items() if _is_short(key, value)},
+        vocabulary=_vocabulary(path, values),
+        tensor_count=header.tensor_count,
+    )
+
+
+def _vocabulary(path: Path, values: Mapping[str, Any]) -> Vocabulary | None:
+    prefix = "tokenizer.ggml."
+    tokens = values.get(prefix + "tokens")
+    if tokens is None:
+        return None
+    if not isinstance(tokens, StringArray):
+        raise ModelFileError(f"{path}: {prefix}tokens is no array of strings", hint=DAMAGED_HINT)
+    types = values.get(prefix + "token_type")
+    if types is not None and (not isinstance(types, np.ndarray) or len(types) != len(tokens)):
+        raise ModelFileError(
+            f"{path}: {prefix}token_type is no list of {len(tokens):,} numbers, one for each token",
+            hint=DAMAGED_HINT,
+        )
+    special = {
+        key[len(prefix) : -len(SPECIAL_ENDING)]: value
+        for key, value in values.items()
+        if key.startswith(prefix) and key.endswith(SPECIAL_ENDING)
+        # llama.cpp too ignores ids outside the vocabulary, which some converters write for "none"
+        if isinstance(value, int) and 0 <= value < len(tokens)
+    }
+    return Vocabulary(
+        model=_string(path, values, prefix + "model", ""),
+        # files from before the key existed mean llama.cpp's default
+        pre=_string(path, values, prefix + "pre", "default"),
+        tokens=tokens,
+        types=None if types is None else types.astype(np.int32),
+        special=special,
+    )
+
+
+def _string(path: Path, values: Mapping[str, Any], key: str, default: str | None) -> str:
+    value = values.get(key, default)
+    if not isinstance(value, str):
+        found = "is missing" if value is None else f"is {value!r}, not a text"
+        raise ModelFileError(f"{path}: {key} {found}", hint="convert the model again")
+    return value
+
+
+def _is_short(key: str, value: Any) -> bool:
+    if key.startswith("tokenizer.ggml.") and key.rpartition(".")[2] in LONG_KEYS:
+        return False
+    return not isinstance(value, (np.ndarray, StringArray)) or len(value) <= SHORT
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, StringArray):
+        return [value[index].decode("utf-8", errors="replace") for index in range(len(value))]
+    return value.tolist() if isinstance(value, np.ndarray) else value
