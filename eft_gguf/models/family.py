@@ -114,7 +114,9 @@ def family_from_references(
                 f"the tuned model {unnamed} has no trait name",
                 hint=f"with several tuned models each needs one: helpful={unnamed}",
             )
-    traits = tuple(Trait(name or "tuned", resolve(ref), weight) for name, ref, weight in parsed)
+    traits = tuple(
+        Trait("tuned" if name is None else name, resolve(ref), weight) for name, ref, weight in parsed
+    )
     return Family("from references", resolve(base), resolve(untuned), traits)
 
 

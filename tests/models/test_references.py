@@ -1,0 +1,72 @@
+"""From what a user writes to a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.models.references import Reference, resolve
+from tests.gguf_files import write_adapter, write_model
+
+
+def test_a_path(tmp_path: Path) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    assert resolve(path) == Reference(str(path), path)
+    assert resolve(str(path)) == Reference(str(path), path)
+
+
+def test_an_adapter(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "lora.gguf")
+    assert resolve(f"lora:{path}") == Reference(f"lora:{path}", path, adapter=True)
+
+
+def test_relative_paths_start_where_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    assert resolve("model.gguf", relative_to=tmp_path).path == path
+    assert resolve("lora:model.gguf", relative_to=tmp_path).path == path
+    assert resolve(path, relative_to=Path("/elsewhere")).path == path
+    monkeypatch.chdir(tmp_path)
+    assert resolve("model.gguf").path == Path("model.gguf")
+
+
+def test_home_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_model(tmp_path / "model.gguf")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert resolve("~/model.gguf").path == path
+    assert resolve("lora:~/model.gguf").path == path
+    with pytest.raises(ModelFileError, match="no file"):
+        resolve("~nobody-of-this-name/model.gguf")
+
+
+@pytest.mark.parametrize(
+    "text", ["hf:owner/repo/file.gguf", "ollama:qwen2.5:0.5b", "lora:hf:owner/repo/file.gguf"]
+)
+def test_later_schemes_say_so(text: str) -> None:
+    with pytest.raises(OptionError, match="not supported yet") as caught:
+        resolve(text)
+    assert "path" in caught.value.hint
+
+
+def test_a_file_wins_over_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_model(tmp_path / "hf:model.gguf")
+    monkeypatch.chdir(tmp_path)
+    assert resolve("hf:model.gguf").path == Path("hf:model.gguf")
+
+
+@pytest.mark.parametrize("text", ["", " ", "lora:"])
+def test_empty_references(text: str) -> None:
+    with pytest.raises(OptionError, match="empty"):
+        resolve(text)
+
+
+def test_what_is_no_model_file(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("notes")
+    for name, words in [
+        ("none.gguf", "there is no file"),
+        ("", "is a directory"),
+        ("notes.txt", "is no GGUF"),
+    ]:
+        with pytest.raises(ModelFileError, match=words):
+            resolve(tmp_path / name)
