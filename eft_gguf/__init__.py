@@ -1,0 +1,56 @@
+"""Emulated fine-tuning for GGUF models: a large base model answers with the manners of a small tuned one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from eft_gguf.errors import (
+    CompatibilityError,
+    ContextError,
+    DecodeError,
+    EFTError,
+    LoadError,
+    ModelFileError,
+    OptionError,
+)
+
+if TYPE_CHECKING:
+    from eft_gguf.blend.equation import Blend
+    from eft_gguf.eft import EFT, Chunk, Completion, Score
+    from eft_gguf.engine.sampling import Sampling
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EFT",
+    "Blend",
+    "Chunk",
+    "CompatibilityError",
+    "Completion",
+    "ContextError",
+    "DecodeError",
+    "EFTError",
+    "LoadError",
+    "ModelFileError",
+    "OptionError",
+    "Sampling",
+    "Score",
+]
+
+# Loaded when first asked for: `eft-gguf --help` must not wait for numba and llama.cpp.
+_LAZY = {
+    "EFT": "eft_gguf.eft",
+    "Chunk": "eft_gguf.eft",
+    "Completion": "eft_gguf.eft",
+    "Score": "eft_gguf.eft",
+    "Blend": "eft_gguf.blend.equation",
+    "Sampling": "eft_gguf.engine.sampling",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_LAZY[name]), name)

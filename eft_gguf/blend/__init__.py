@@ -1,0 +1,1 @@
+"""The mathematics: what a blend is, and its arithmetic."""

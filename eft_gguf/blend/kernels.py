@@ -1,0 +1,102 @@
+"""The equation compiled by Numba. tests/blend/test_kernels.py holds each kernel to equation.py.
+
+The kernels read the logits where llama.cpp left them and write nothing of the vocabulary's size but the candidate
+array that llama.cpp's samplers work on. They go through the vocabulary in blocks that stay in the first-level
+cache, summing in float64 there: with tuned = untuned the blend is then the base's logits again to the last bit of
+float32, whatever the dials are.
+
+All take `rows`, a tuple of float32 arrays (the logits of the models that have part in the blend), and `factors`,
+their float64 factors, shape (len(rows),). Only the first `n` entries are read, where the vocabularies are padded
+to different lengths. Kernels are compiled once per number of models and cached on disk.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK = 1024
+
+Rows = tuple[NDArray[np.float32], ...]
+
+CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
+"""The memory layout of llama.cpp's `llama_token_data`."""
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _sum_block(rows, factors, start, stop, total):  # type: ignore[no-untyped-def]
+    """total[: stop − start] = the blended logits of tokens start to stop; −inf where the sum is not finite."""
+    width = stop - start
+    row, factor = rows[0], factors[0]
+    for i in range(width):
+        total[i] = factor * row[start + i]
+    for m in range(1, len(rows)):
+        row, factor = rows[m], factors[m]
+        for i in range(width):
+            total[i] += factor * row[start + i]
+    for i in range(width):
+        if not np.isfinite(total[i]):
+            total[i] = -np.inf
+
+
+@numba.njit(cache=True, error_model="numpy")
+def blend_into(rows, factors, out):  # type: ignore[no-untyped-def]
+    """out[i] = the blended logit of token i, as float32."""
+    total = np.empty(BLOCK, np.float64)
+    for start in range(0, len(out), BLOCK):
+        stop = min(start + BLOCK, len(out))
+        _sum_block(rows, factors, start, stop, total)
+        for i in range(stop - start):
+            out[start + i] = total[i]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def blend_candidates(rows, factors, candidates):  # type: ignore[no-untyped-def]
+    """Fill `candidates` (dtype CANDIDATE) with every token's id and blended logit, in the order of the ids."""
+    total = np.empty(BLOCK, np.float64)
+    for start in range(0, len(candidates), BLOCK):
+        stop = min(start + BLOCK, len(candidates))
+        _sum_block(rows, factors, start, stop, total)
+        for i in range(stop - start):
+            candidates[start + i].id = start + i
+            candidates[start + i].logit = total[i]
+
+
+@numba.njit(cache=True, error_model="numpy")
+def blend_argmax(rows, factors, n):  # type: ignore[no-untyped-def]
+    """The token with the largest blended logit; of equal ones the smallest id, as llama.cpp's greedy sampler."""
+    total = np.empty(BLOCK, np.float64)
+    best, best_logit = 0, np.float32(-np.inf)
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        _sum_block(rows, factors, start, stop, total)
+        for i in range(stop - start):
+            # float32, as the sampler chain would see it: both paths must choose the same token.
+            logit = np.float32(total[i])
+            if logit > best_logit:
+                best, best_logit = start + i, logit
+    return best
+
+
+@numba.njit(cache=True, error_model="numpy")
+def blend_log_probability(rows, factors, n, token):  # type: ignore[no-untyped-def]
+    """The natural log-probability of `token` under the blend, by a running log-sum-exp over the blocks."""
+    total = np.empty(BLOCK, np.float64)
+    peak, mass, chosen = -np.inf, 0.0, -np.inf
+    for start in range(0, n, BLOCK):
+        stop = min(start + BLOCK, n)
+        _sum_block(rows, factors, start, stop, total)
+        high = -np.inf
+        for i in range(stop - start):
+            high = max(high, total[i])
+        if start <= token < stop:
+            chosen = total[token - start]
+        if high == -np.inf:
+            continue
+        if high > peak:
+            mass *= np.exp(peak - high)
+            peak = high
+        for i in range(stop - start):
+            mass += np.exp(total[i] - peak)
+    return chosen - peak - np.log(mass)

@@ -1,0 +1,294 @@
+"""class EFT: open, complete, stream, chat, score. The whole library for most users."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.blend.equation import Blend, coefficients
+from eft_gguf.engine.engine import Engine
+from eft_gguf.engine.ensemble import Ensemble
+from eft_gguf.engine.llama import Model
+from eft_gguf.engine.sampling import Sampler, Sampling
+from eft_gguf.engine.sequence import Sequence, Timings
+from eft_gguf.engine.text import TextStream
+from eft_gguf.errors import ContextError, EFTError, OptionError
+from eft_gguf.models.chat import render
+from eft_gguf.models.compatibility import require
+from eft_gguf.models.family import Family, family_from_references, load_family, read_family
+
+Messages = Seq[Mapping[str, str]]
+
+DEFAULT_CTX = 4096
+"""Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step of a reply brought. `text` may be empty: during prefill, or while a character is incomplete.
+
+    token: the sampled id, None during prefill.  finish_reason: set on the last chunk: "stop" (end token or stop text)
+    or "length" (max_tokens, or the context is full).  timings: up to now; the same object on every chunk of a reply.
+    """
+
+    text: str
+    token: int | None
+    finish_reason: str | None
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole reply. `tokens` are all sampled ids, the end token included."""
+
+    text: str
+    tokens: list[int]
+    finish_reason: str
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural log-probabilities of a text's tokens, each given all before it, shape (n,); the first is NaN.
+
+    blend: under the blend.  members: under each model alone, by member name.
+    """
+
+    tokens: list[int]
+    texts: list[str]
+    blend: NDArray[np.float64]
+    members: dict[str, NDArray[np.float64]]
+
+
+class EFT:
+    """A family of models, loaded, that answers as one.
+
+    Make one with `EFT.open` or `EFT.bundled`, and close it, or use it in a `with` statement. One thread at a time.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        ctx: int | None = None,
+        batch: int = 128,
+        threads: int | None = None,
+        gpu_layers: int = -1,
+        sequences: int = 1,
+        progress: Callable[[str], None] | None = None,
+    ) -> None:
+        for name, value in {"ctx": ctx, "batch": batch, "threads": threads, "sequences": sequences}.items():
+            if value is not None and value < 1:
+                raise OptionError(f"{name} must be 1 or more, not {value}")
+        if sequences > batch:
+            raise OptionError(f"{sequences} sequences need a batch of as many tokens, not {batch}")
+        self.family = family
+        base, untuned, tuned = read_family(family)
+        self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
+        trained = [model.ctx_train for model in (base, untuned, *tuned.values()) if model.ctx_train]
+        self.ctx = ctx or family.ctx or min([DEFAULT_CTX, *trained])
+        self._ensemble = Ensemble(
+            family,
+            ctx=self.ctx,
+            batch=batch,
+            sequences=sequences,
+            threads=threads or _cores(),
+            gpu_layers=gpu_layers,
+            progress=progress or (lambda line: None),
+        )
+        self._engine = Engine(self._ensemble)
+        self._weights = {trait.name: trait.weight for trait in family.tuned}
+        # Text and ids of the last replies with their prompts: see _chat_ids.
+        self._transcripts: deque[tuple[str, list[int]]] = deque(maxlen=2 * sequences)
+
+    @classmethod
+    def open(
+        cls,
+        family: str | Path | Family | None = None,
+        *,
+        base: str | Path | None = None,
+        untuned: str | Path | None = None,
+        tuned: str | Path | Seq[str | Path] | Mapping[str, str | Path] | None = None,
+        **options: Any,
+    ) -> EFT:
+        """Load a family: a TOML file, or base, untuned and tuned; without either, the bundled one.
+
+        tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references.
+        options: ctx (tokens of context), batch (tokens a decode), threads, gpu_layers (−1 all, 0 none), sequences (at
+        a time), progress (called with lines of text while loading).
+
+        Raises OptionError, ModelFileError, CompatibilityError, ContextError or LoadError, each with a hint.
+        """
+        if base is None and untuned is None and tuned is None:
+            return cls(family if isinstance(family, Family) else load_family(family), **options)
+        if family is not None:
+            raise OptionError("name a family or base, untuned and tuned, not both")
+        if base is None or untuned is None or tuned is None:
+            missing = [n for n, r in {"base": base, "untuned": untuned, "tuned": tuned}.items() if r is None]
+            raise OptionError(
+                f"{' and '.join(missing)} missing: a blend needs base, untuned and tuned",
+                hint="give all three, a family file, or nothing for the bundled family",
+            )
+        return cls(family_from_references(base, untuned, tuned), **options)
+
+    @classmethod
+    def bundled(cls, **options: Any) -> EFT:
+        """The demo family that ships with the package; options as for `open`."""
+        return cls.open(None, **options)
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Names of the models: base, untuned, and the traits."""
+        return self._ensemble.names
+
+    @property
+    def trait_names(self) -> tuple[str, ...]:
+        """Names of the tuned models."""
+        return self._ensemble.names[2:]
+
+    def stream(
+        self, prompt: str, *, blend: Blend | None = None, sampling: Sampling | None = None
+    ) -> Generator[Chunk, None, None]:
+        """Continue `prompt` as plain text, chunk by chunk. Closing the iterator cancels the rest.
+
+        Raises OptionError for an unknown trait, ContextError for a prompt that does not fit; both at once, not at
+        the first chunk.
+        """
+        model = self._tokenizer()
+        ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
+        return self._start(prompt, ids, blend, sampling)
+
+    def chat(
+        self, messages: Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
+    ) -> Generator[Chunk, None, None]:
+        """The assistant's next message, chunk by chunk, by the tuned model's template. Raises as `stream` does."""
+        model = self._tokenizer()
+        template = model.chat_template() or ""
+        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
+        text = render(messages, template=template, bos=bos, eos=eos)
+        return self._start(text, self._chat_ids(text), blend, sampling)
+
+    def complete(
+        self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
+    ) -> Completion:
+        """A whole reply: to messages by the template, to a string as plain text. Raises as `stream` does."""
+        if isinstance(prompt, str):
+            chunks = list(self.stream(prompt, blend=blend, sampling=sampling))
+        else:
+            chunks = list(self.chat(prompt, blend=blend, sampling=sampling))
+        last = chunks[-1]
+        tokens = [chunk.token for chunk in chunks if chunk.token is not None]
+        return Completion("".join(chunk.text for chunk in chunks), tokens, last.finish_reason or "", last.timings)
+
+    def score(self, text: str, *, blend: Blend | None = None) -> Score:
+        """Log-probabilities of the tokens of `text` under the blend and each model. Raises ContextError."""
+        model = self._tokenizer()
+        ids = ([model.bos] if model.add_bos else []) + model.tokenize(text, special=True)
+        texts = [model.piece(token, special=True).decode("utf-8", "replace") for token in ids]
+        if len(ids) < 2:
+            nothing = np.full(len(ids), np.nan)
+            return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
+        by_member, blended = self._engine.score(ids, self._factors(blend))
+        first = [np.nan]
+        members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
+        return Score(ids, texts, np.concatenate([first, blended]), members)
+
+    def close(self) -> None:
+        """Free the models. The object cannot be used afterwards."""
+        self._ensemble.close()
+
+    def __enter__(self) -> EFT:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(
+        self, text: str, ids: list[int], blend: Blend | None, sampling: Sampling | None
+    ) -> Generator[Chunk, None, None]:
+        """Check everything and enter the engine now, so that errors come before the first chunk is asked for."""
+        sampling = sampling or Sampling()
+        factors = self._factors(blend)
+        unknown = next((token for token in ids if token >= self._ensemble.n_vocab), None)
+        if unknown is not None:
+            raise ContextError(
+                f"token {unknown} of the prompt is beyond the {self._ensemble.n_vocab:,} tokens that all models share",
+                hint="word the prompt without the tuned model's own control tokens",
+            )
+        sequence = Sequence(ids, factors, Sampler(sampling, self._ensemble.n_vocab), max_tokens=sampling.max_tokens)
+        try:
+            self._engine.add(sequence)
+        except BaseException:
+            sequence.sampler.close()
+            raise
+        reply = self._reply(text, sequence, TextStream(sampling.stop))
+        next(reply)
+        return reply
+
+    def _reply(self, prompt: str, sequence: Sequence, stream: TextStream) -> Generator[Chunk, None, None]:
+        """The chunks of a sequence that the engine has. The first `next` only enters, so that `close` cleans up."""
+        model = self._tokenizer()
+        reason: str | None = None
+        try:
+            yield Chunk("", None, None, sequence.timings)
+            while reason is None:
+                before = len(sequence.generated)
+                self._engine.step()
+                token = sequence.generated[-1] if len(sequence.generated) > before else None
+                reason = sequence.finish_reason
+                text = stream.push(model.piece(token)) if token is not None else ""
+                if stream.stopped:
+                    reason = "stop"
+                elif reason is not None:
+                    text += stream.flush()
+                yield Chunk(text, token, reason, sequence.timings)
+        finally:
+            self._engine.remove(sequence)
+            self._remember(prompt, sequence)
+
+    def _remember(self, prompt: str, sequence: Sequence) -> None:
+        """Keep the ids of a conversation, without the end token, which the template writes again."""
+        if sequence.generated:
+            said = b"".join(map(self._ensemble.tokenizer.piece, sequence.generated)).decode("utf-8", "replace")
+            ended = sequence.generated[-1] in self._ensemble.end_tokens
+            self._transcripts.append((prompt + said, sequence.ids[0][:-1] if ended else sequence.ids[0]))
+
+    def _chat_ids(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation, with the very ids that were sampled for replies it repeats.
+
+        A reply's text often has another tokenization than the one that was sampled, and then everything after it
+        would have to be decoded again. So where an earlier conversation is the beginning of this one, its ids are
+        kept, provided that what follows begins with a control token, across which no token can reach.
+        """
+        model = self._tokenizer()
+        for earlier, ids in sorted(self._transcripts, key=lambda pair: -len(pair[0])):
+            if text.startswith(earlier):
+                rest = model.tokenize(text[len(earlier) :], special=True)
+                if rest and model.is_control(rest[0]):
+                    return ids + rest
+        return model.tokenize(text, special=True)
+
+    def _factors(self, blend: Blend | None) -> tuple[float, ...]:
+        blend = blend or Blend()
+        return coefficients(blend.knowledge, blend.behaviour, blend.weights(self._weights))
+
+    def _tokenizer(self) -> Model:
+        if self._ensemble.closed:
+            raise EFTError("these models were closed", hint="open the family again")
+        return self._ensemble.tokenizer
+
+
+def _cores() -> int:
+    """The cores this process may run on: more threads than that only wait for each other."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,219 @@
+"""The step: schedule → decode → blend → sample. Many sequences in one step; a single chat is the case of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.blend import kernels
+from eft_gguf.engine.ensemble import Ensemble, Part
+from eft_gguf.engine.sequence import Sequence
+from eft_gguf.errors import ContextError, EFTError
+
+
+@dataclass(slots=True)
+class Slot:
+    """A llama.cpp sequence: the token ids that each member has in its KV cache for it, and who uses it."""
+
+    index: int
+    cached: list[list[int]]
+    sequence: Sequence | None = None
+    last_used: int = 0
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one step decodes: the parts by member, the sequences that get a token by it, all that are touched."""
+
+    parts: list[list[Part]]
+    ready: list[Sequence] = field(default_factory=list)
+    touched: list[Sequence] = field(default_factory=list)
+
+
+class Engine:
+    """Runs sequences on an ensemble, at most `ensemble.sequences` at a time.
+
+    What a finished sequence has decoded stays in its slot, so that a prompt which begins alike (the next turn of a
+    chat) decodes only what is new.
+    """
+
+    def __init__(self, ensemble: Ensemble) -> None:
+        self.ensemble = ensemble
+        members = range(len(ensemble.names))
+        self._slots = [Slot(index, [[] for _ in members]) for index in range(ensemble.sequences)]
+        self._clock = 0
+
+    def add(self, sequence: Sequence) -> None:
+        """Give a sequence a slot; it takes part from the next step on.
+
+        Raises ContextError for a prompt that leaves no room for a token, EFTError when all slots are in use.
+        """
+        prompt = len(sequence.ids[0])
+        if prompt == 0:
+            raise EFTError("the prompt is empty: there is no token to go on from", hint="give a prompt")
+        if prompt >= self.ensemble.ctx:
+            raise ContextError(
+                f"the prompt has {prompt:,} tokens, the context holds {self.ensemble.ctx:,}",
+                hint=f"pass --ctx {prompt + 256} if the models allow it, or shorten the prompt",
+            )
+        free = [slot for slot in self._slots if slot.sequence is None]
+        if not free:
+            raise EFTError(
+                f"all {len(self._slots)} sequences are in use",
+                hint="finish one first, or open with more sequences",
+            )
+        slot = max(free, key=lambda slot: (self._common_prefix(slot, sequence), -slot.last_used))
+        sequence.timings.cached_tokens = self._common_prefix(slot, sequence)
+        sequence.timings.prefill_total = prompt - sequence.timings.cached_tokens
+        for member, ids in enumerate(sequence.ids):
+            # The last prompt token is always decoded, for its logits.
+            self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
+        slot.sequence, sequence.slot = sequence, slot.index
+        self._clock += 1
+        slot.last_used = self._clock
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take a sequence out, finished or not. Its slot keeps what was decoded."""
+        if sequence.slot is not None:
+            self._slots[sequence.slot].sequence = None
+            sequence.slot = None
+        sequence.sampler.close()
+
+    def step(self) -> list[Sequence]:
+        """Decode one batch on every member that is needed; returns the sequences that took part.
+
+        A sequence has a new token if its prompt is decoded to the end by this step, and is then finished if
+        `finish_reason` is set: "stop" at an end token, "length" at max_tokens or a full context.
+        """
+        plan = self._schedule()
+        try:
+            seconds = self._decode(plan)
+            self._sample(plan)
+        except BaseException:
+            # An interrupt may come between any two lines: forget whatever llama.cpp holds beyond what is on record.
+            for slot in self._slots:
+                for member, cached in enumerate(slot.cached):
+                    self._cut(slot, member, len(cached))
+            raise
+        for sequence in plan.touched:
+            sequence.count_decode(seconds)
+        return plan.touched
+
+    def score(self, ids: Seq[int], factors: Seq[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Natural log-probabilities of ids[1:], each given all before it: (members, n − 1), and (n − 1,) blended.
+
+        Uses a free slot. Raises ContextError where the text is longer than the context.
+        """
+        if len(ids) > self.ensemble.ctx:
+            raise ContextError(
+                f"the text has {len(ids):,} tokens, the context holds {self.ensemble.ctx:,}",
+                hint=f"pass --ctx {len(ids)} if the models allow it, or shorten the text",
+            )
+        free = [slot for slot in self._slots if slot.sequence is None]
+        if not free:
+            raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
+        slot = min(free, key=lambda slot: slot.last_used)
+        count, n_vocab = len(self.ensemble.names), self.ensemble.n_vocab
+        used = [member for member, factor in enumerate(factors) if factor != 0.0]
+        weights = np.array([factors[member] for member in used])
+        alone = np.ones(1)
+        by_member, blended = np.zeros((count, len(ids) - 1)), np.zeros(len(ids) - 1)
+        for member in range(count):
+            self._cut(slot, member, 0)
+        try:
+            for start in range(0, len(ids) - 1, self.ensemble.outputs):
+                tokens = ids[start : start + self.ensemble.outputs]
+                part = Part(slot.index, start, tokens, outputs=len(tokens))
+                for member in range(count):
+                    self.ensemble.decode(member, [part])
+                rows = [self.ensemble.rows(member) for member in range(count)]
+                for i in range(min(len(part.tokens), len(ids) - 1 - start)):
+                    target = ids[start + i + 1]
+                    for member in range(count):
+                        by_member[member, start + i] = kernels.blend_log_probability(
+                            (rows[member][i],), alone, n_vocab, target
+                        )
+                    blended[start + i] = kernels.blend_log_probability(
+                        tuple(rows[member][i] for member in used), weights, n_vocab, target
+                    )
+        finally:
+            for member in range(count):
+                self._cut(slot, member, 0)
+        return by_member, blended
+
+    def _schedule(self) -> Plan:
+        """What to decode next: a token of each sequence that is generating, then prompts as far as batches hold."""
+        plan = Plan([[] for _ in self.ensemble.names])
+        room = [self.ensemble.batch] * len(self.ensemble.names)
+        running = [slot for slot in self._slots if slot.sequence is not None and slot.sequence.finish_reason is None]
+        for slot in sorted(running, key=lambda slot: (not slot.sequence.generated, slot.last_used)):  # type: ignore[union-attr]
+            sequence = slot.sequence
+            assert sequence is not None
+            pending = {member: len(sequence.ids[member]) - len(slot.cached[member]) for member in sequence.members}
+            take = {member: min(count, room[member]) for member, count in pending.items()}
+            ready = take == pending
+            for member, count in take.items():
+                # Logits last until the next decode only, so all members decode their last token in the same step.
+                count -= int(not ready and count == pending[member])
+                if count <= 0:
+                    continue
+                start = len(slot.cached[member])
+                tokens = sequence.ids[member][start : start + count]
+                plan.parts[member].append(Part(slot.index, start, tokens, int(ready)))
+                room[member] -= count
+            plan.touched.append(sequence)
+            if ready:
+                plan.ready.append(sequence)
+        return plan
+
+    def _decode(self, plan: Plan) -> dict[str, float]:
+        """Decode the plan's parts and put them on record; returns the seconds by member."""
+        seconds: dict[str, float] = {}
+        for member, parts in enumerate(plan.parts):
+            if not parts:
+                continue
+            seconds[self.ensemble.names[member]] = self.ensemble.decode(member, parts)
+            for part in parts:
+                self._slots[part.sequence].cached[member].extend(part.tokens)
+        for sequence in plan.touched:
+            if not sequence.generated and sequence.slot is not None:
+                cached = self._slots[sequence.slot].cached
+                done = min(len(cached[member]) for member in sequence.members)
+                sequence.timings.prefill_done = max(0, done - sequence.timings.cached_tokens)
+        return seconds
+
+    def _sample(self, plan: Plan) -> None:
+        """Give each ready sequence its next token, from the blend of its members' rows."""
+        rows = [iter(self.ensemble.rows(member)) if parts else iter(()) for member, parts in enumerate(plan.parts)]
+        for sequence in plan.ready:
+            members = sequence.members
+            factors = np.array([sequence.factors[member] for member in members])
+            token = sequence.sampler.sample(tuple(next(rows[member]) for member in members), factors)
+            if token in self.ensemble.end_tokens:
+                sequence.finish_reason = "stop"
+            sequence.append(token)
+            full = len(sequence.ids[0]) >= self.ensemble.ctx
+            if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
+                sequence.finish_reason = "length"
+
+    def _common_prefix(self, slot: Slot, sequence: Sequence) -> int:
+        """Tokens that every member of the sequence's blend can keep of what the slot has cached."""
+        return min(
+            min(_common(slot.cached[member], sequence.ids[member]), len(sequence.ids[member]) - 1)
+            for member in sequence.members
+        )
+
+    def _cut(self, slot: Slot, member: int, position: int) -> None:
+        del slot.cached[member][self.ensemble.forget(member, slot.index, position) :]
+
+
+def _common(left: Seq[int], right: Seq[int]) -> int:
+    """The length of the common prefix."""
+    length = min(len(left), len(right))
+    for i in range(length):
+        if left[i] != right[i]:
+            return i
+    return length

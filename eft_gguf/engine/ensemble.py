@@ -1,0 +1,144 @@
+"""The loaded models and their contexts: decodes one batch on each, hands out rows of logits.
+
+A member is one model's part in the blend: `base`, `untuned`, and one per trait. Members that name the same file share
+its weights, and a trait that is a LoRA adapter sits on the weights of `untuned`; each member has a context of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.engine.llama import Adapter, Context, Model
+from eft_gguf.errors import ContextError
+from eft_gguf.models.family import Family
+
+OUTPUTS = 16
+"""Rows of logits that a context has room for beyond one a sequence: what `score` asks for at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Tokens of one sequence for one member's next decode; logits are wanted for the last `outputs` of them."""
+
+    sequence: int
+    position: int
+    tokens: Sequence[int]
+    outputs: int
+
+
+class Ensemble:
+    """The members in the order of the equation's factors: base, untuned, then the traits.
+
+    ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
+    progress: called with a line of text before each file is loaded.
+
+    Raises LoadError, and ContextError where `ctx` is more than a model was trained for.
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        *,
+        ctx: int,
+        batch: int,
+        sequences: int,
+        threads: int,
+        gpu_layers: int,
+        progress: Callable[[str], None],
+    ) -> None:
+        self.names = ("base", "untuned", *(trait.name for trait in family.tuned))
+        self.ctx, self.batch, self.sequences = ctx, batch, sequences
+        self._models: dict[Path, Model] = {}
+        self._adapters: list[Adapter] = []
+        self._contexts: list[Context] = []
+        references = (family.base, family.untuned, *(trait.model for trait in family.tuned))
+        try:
+            for name, reference in zip(self.names, references, strict=True):
+                adapter = None
+                weights = family.untuned.path if reference.adapter else reference.path
+                if weights not in self._models:
+                    progress(f"loading {name}: {weights.name}")
+                    self._models[weights] = Model(weights, gpu_layers=gpu_layers)
+                model = self._models[weights]
+                if not 1 <= ctx <= model.ctx_train:
+                    raise ContextError(
+                        f"a context of {ctx:,} tokens was asked for, but {weights.name} ({name}) was trained for "
+                        f"{model.ctx_train:,}",
+                        hint=f"pass --ctx {model.ctx_train} or less",
+                    )
+                if reference.adapter:
+                    progress(f"loading {name}: adapter {reference.path.name}")
+                    adapter = Adapter(model, reference.path, scale=reference.scale)
+                    self._adapters.append(adapter)
+                self._contexts.append(
+                    Context(
+                        model,
+                        ctx=ctx,
+                        batch=batch,
+                        sequences=sequences,
+                        outputs=self.outputs,
+                        threads=threads,
+                        adapter=adapter,
+                    )
+                )
+        except BaseException:
+            self.close()
+            raise
+        # Padding differs between sizes of some families: only ids that all members know can be blended.
+        self.n_vocab = min(context.model.n_vocab for context in self._contexts)
+        self.end_tokens = frozenset[int]().union(*(model.end_tokens() for model in self._models.values()))
+
+    @property
+    def tokenizer(self) -> Model:
+        """The model whose vocabulary and chat template count: the first tuned one's (an adapter's is the untuned's)."""
+        return self._contexts[min(2, len(self._contexts) - 1)].model
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return not self._contexts
+
+    @property
+    def outputs(self) -> int:
+        """Rows of logits that one decode can give, at most."""
+        return min(self.batch, max(self.sequences, OUTPUTS))
+
+    def decode(self, member: int, parts: Sequence[Part]) -> float:
+        """Decode `parts` on a member and return the wall seconds that it took. Raises DecodeError."""
+        context = self._contexts[member]
+        context.batch.clear()
+        for part in parts:
+            context.batch.add(part.tokens, position=part.position, sequence=part.sequence, outputs=part.outputs)
+        started = time.perf_counter()
+        context.decode()
+        return time.perf_counter() - started
+
+    def rows(self, member: int) -> list[NDArray[np.float32]]:
+        """The logits that the member's last decode gave, in the order asked for; views until its next decode."""
+        context = self._contexts[member]
+        return [context.logits(index) for index in context.batch.outputs]
+
+    def forget(self, member: int, sequence: int, position: int) -> int:
+        """Drop a sequence's cache from `position` on; returns the position from which it must be decoded again."""
+        context = self._contexts[member]
+        if context.forget(sequence, position):
+            return position
+        # Recurrent states can't be cut back to an earlier token: start the sequence again.
+        context.forget(sequence, 0)
+        return 0
+
+    def close(self) -> None:
+        """Free everything, in the order that llama.cpp asks for."""
+        for context in self._contexts:
+            context.close()
+        for adapter in self._adapters:
+            adapter.close()
+        for model in self._models.values():
+            model.close()
+        self._contexts, self._adapters, self._models = [], [], {}

@@ -1,0 +1,314 @@
+"""The only file that touches llama.cpp's C functions: Model, Adapter, Context, Batch and SamplerChain.
+
+Each owns one thing of llama.cpp and frees it in `close`; contexts are to be closed before adapters and models.
+llama.cpp aborts the whole process where a caller exceeds a size it was given, so every size is checked here first.
+Checked against llama-cpp-python 0.3.36, to which pyproject.toml pins: its structs change between releases.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.blend.kernels import CANDIDATE
+from eft_gguf.errors import ContextError, DecodeError, LoadError, OptionError
+
+_KEEP_LOG_LINES = 40
+_log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)
+
+
+@lib.llama_log_callback  # type: ignore[untyped-decorator]
+def _remember(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
+    _log.append(text.decode("utf-8", "replace"))
+
+
+# The callback belongs to the process, not to a model, hence the one piece of module state. llama.cpp tells why it
+# could not load something in its log only, so the last lines are kept for the error message, and nothing is printed.
+lib.llama_log_set(_remember, ctypes.c_void_p(0))
+lib.llama_backend_init()
+
+
+def _reason() -> str:
+    """The last lines of llama.cpp's log that tell of a failure, as one line."""
+    telling = [line.strip() for line in "".join(_log).splitlines() if "rror" in line or "fail" in line]
+    return telling[0].split(": ", 1)[-1] if telling else "llama.cpp gave no reason"
+
+
+class Model:
+    """The weights and vocabulary of one GGUF file. Raises LoadError."""
+
+    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+        params = lib.llama_model_default_params()
+        params.n_gpu_layers = gpu_layers
+        # Repacked weights live in anonymous memory beside the mapped file: half as much again, and seconds more to
+        # load, for a decode that benchmarks/step_overhead.py does not find faster.
+        params.use_extra_bufts = False
+        _log.clear()
+        self.path = path
+        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self._model:
+            raise LoadError(
+                f"{path}: llama.cpp could not load this model: {_reason()}",
+                hint="free some memory, or take a smaller model or quantization",
+            )
+        self._vocab = lib.llama_model_get_vocab(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.ctx_train: int = lib.llama_model_n_ctx_train(self._model)
+        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
+        self.bos: int = lib.llama_vocab_bos(self._vocab)
+        self.eos: int = lib.llama_vocab_eos(self._vocab)
+
+    def chat_template(self) -> str | None:
+        """The Jinja template stored in the file, or None."""
+        template = lib.llama_model_chat_template(self._model, None)
+        return template.decode("utf-8", "replace") if template else None
+
+    def end_tokens(self) -> frozenset[int]:
+        """The ids that end a generation: end of turn, end of text and their kin."""
+        return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+
+    def is_control(self, token: int) -> bool:
+        """True for tokens such as <|im_end|>, which mark structure and are not text."""
+        return bool(lib.llama_vocab_is_control(self._vocab, token))
+
+    def tokenize(self, text: str, *, special: bool) -> list[int]:
+        """Token ids of `text`, no beginning-of-sequence id added. `special`: control tokens in it are read as such."""
+        data = text.encode("utf-8")
+        room = len(data) + 8
+        while True:
+            ids = (lib.llama_token * room)()
+            count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, False, special)
+            if count >= 0:
+                return list(ids[:count])
+            room = -count
+
+    def piece(self, token: int, *, special: bool = False) -> bytes:
+        """The bytes that `token` stands for; a control token gives nothing unless `special`."""
+        if not 0 <= token < self.n_vocab:
+            return b""
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def close(self) -> None:
+        """Free the weights."""
+        if self._model:
+            lib.llama_model_free(self._model)
+            self._model = None
+
+
+class Adapter:
+    """A LoRA adapter on a loaded model. Raises LoadError."""
+
+    def __init__(self, model: Model, path: Path, *, scale: float = 1.0) -> None:
+        _log.clear()
+        self.path = path
+        self.scale = scale
+        self._adapter = lib.llama_adapter_lora_init(model._model, str(path).encode())
+        if not self._adapter:
+            raise LoadError(
+                f"{path}: llama.cpp could not put this adapter on {model.path.name}: {_reason()}",
+                hint="an adapter must have been trained on the untuned model that it is used with",
+            )
+
+    def close(self) -> None:
+        """Free the adapter."""
+        if self._adapter:
+            lib.llama_adapter_lora_free(self._adapter)
+            self._adapter = None
+
+
+class Batch:
+    """Tokens for one decode, at most `capacity`, in arrays that llama.cpp reads in place."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self.outputs: list[int] = []
+        self._token = np.zeros(capacity, np.int32)
+        self._pos = np.zeros(capacity, np.int32)
+        self._sequence = np.zeros(capacity, np.int32)
+        self._wanted = np.zeros(capacity, np.int8)
+        self._sequence_counts = np.ones(capacity, np.int32)
+        # llama.cpp wants a pointer per token to its list of sequences; ours have one sequence each.
+        self._sequence_pointers = self._sequence.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
+        self.struct = lib.llama_batch()
+        for name, array in (
+            ("token", self._token),
+            ("pos", self._pos),
+            ("n_seq_id", self._sequence_counts),
+            ("seq_id", self._sequence_pointers),
+            ("logits", self._wanted),
+        ):
+            kind = dict(lib.llama_batch._fields_)[name]
+            setattr(self.struct, name, ctypes.cast(array.ctypes.data, kind))
+        self.struct.n_tokens = 0
+
+    def __len__(self) -> int:
+        return int(self.struct.n_tokens)
+
+    def clear(self) -> None:
+        """Empty the batch."""
+        self.struct.n_tokens = 0
+        self.outputs.clear()
+
+    def add(self, tokens: Sequence[int], *, position: int, sequence: int, outputs: int) -> None:
+        """Append `tokens` of one sequence from `position` on; logits are wanted for the last `outputs` of them."""
+        start, count = len(self), len(tokens)
+        if start + count > self.capacity:
+            raise DecodeError(f"a batch holds {self.capacity} tokens, not {start + count}")
+        stop = start + count
+        self._token[start:stop] = tokens
+        self._pos[start:stop] = range(position, position + count)
+        self._sequence[start:stop] = sequence
+        self._wanted[start:stop] = 0
+        self._wanted[stop - outputs : stop] = 1
+        self.outputs.extend(range(stop - outputs, stop))
+        self.struct.n_tokens = stop
+
+
+class Context:
+    """A model's working state: KV cache, compute buffers and the logits of the last decode. Raises LoadError.
+
+    ctx: tokens that each of `sequences` sequences can hold.  batch: tokens a decode, at most.  outputs: rows of
+    logits a decode, at most (they cost n_vocab × 4 bytes each).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        ctx: int,
+        batch: int,
+        sequences: int,
+        outputs: int,
+        threads: int,
+        adapter: Adapter | None = None,
+    ) -> None:
+        params = lib.llama_context_default_params()
+        # One cache for all sequences: each may grow to `ctx` without being cut to a fixed share.
+        params.kv_unified = True
+        params.n_ctx = ctx * sequences
+        params.n_seq_max = sequences
+        params.n_batch = params.n_ubatch = batch
+        params.n_outputs_max = outputs
+        params.n_threads = params.n_threads_batch = threads
+        params.no_perf = True
+        _log.clear()
+        self.model = model
+        self.batch = Batch(batch)
+        self._outputs = outputs
+        self._context = lib.llama_init_from_model(model._model, params)
+        if not self._context:
+            raise LoadError(
+                f"{model.path}: llama.cpp could not make a context of {ctx * sequences} tokens: {_reason()}",
+                hint="pass a smaller --ctx, or free some memory",
+            )
+        self._memory = lib.llama_get_memory(self._context)
+        if adapter is not None:
+            adapters = (lib.llama_adapter_lora_p_ctypes * 1)(adapter._adapter)
+            scales = (ctypes.c_float * 1)(adapter.scale)
+            if lib.llama_set_adapters_lora(self._context, adapters, 1, scales) != 0:
+                self.close()
+                raise LoadError(f"{adapter.path}: llama.cpp refused the adapter: {_reason()}")
+
+    def decode(self) -> None:
+        """Run the batch through the model. Raises DecodeError; the batch's tokens are then not in the cache."""
+        if len(self.batch.outputs) > self._outputs:
+            raise DecodeError(f"{len(self.batch.outputs)} rows of logits asked for, room for {self._outputs}")
+        status = lib.llama_decode(self._context, self.batch.struct)
+        if status == 1:
+            raise ContextError("the KV cache is full", hint="pass a larger --ctx, or start a new conversation")
+        if status != 0:
+            raise DecodeError(f"{self.model.path.name}: llama.cpp could not decode a batch (code {status})")
+
+    def logits(self, index: int) -> NDArray[np.float32]:
+        """The logits after batch token `index`, a view of shape (n_vocab,) that holds until the next decode."""
+        pointer = lib.llama_get_logits_ith(self._context, index)
+        if not pointer:
+            raise DecodeError(f"no logits were asked for at index {index} of the batch")
+        return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
+
+    def forget(self, sequence: int, position: int) -> bool:
+        """Drop what is cached of `sequence` from `position` on. False where the architecture can't drop a part."""
+        return bool(lib.llama_memory_seq_rm(self._memory, sequence, position, -1))
+
+    def close(self) -> None:
+        """Free the context. Its model and adapter must still be there."""
+        if self._context:
+            lib.llama_free(self._context)
+            self._context = None
+
+
+class SamplerChain:
+    """llama.cpp's samplers in a row, on a candidate array of its own: fill `candidates`, then `choose`.
+
+    The chain remembers chosen tokens (penalties) and its random state (seed), so each sequence has its own.
+    """
+
+    def __init__(self, n_vocab: int) -> None:
+        self.candidates = np.zeros(n_vocab, CANDIDATE)
+        self._array = lib.llama_token_data_array()
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+
+    def add_penalties(self, *, last: int, repeat: float) -> None:
+        """Divide the logits of the last `last` tokens by `repeat` (multiply where negative)."""
+        self._add(lib.llama_sampler_init_penalties(len(self.candidates), last, repeat, 0.0, 0.0))
+
+    def add_top_k(self, k: int) -> None:
+        """Keep the k most likely tokens."""
+        self._add(lib.llama_sampler_init_top_k(k))
+
+    def add_top_p(self, p: float) -> None:
+        """Keep the smallest set of most likely tokens whose probability reaches p."""
+        self._add(lib.llama_sampler_init_top_p(p, 1))
+
+    def add_min_p(self, p: float) -> None:
+        """Keep tokens at least p times as likely as the most likely one."""
+        self._add(lib.llama_sampler_init_min_p(p, 1))
+
+    def add_temperature(self, temperature: float) -> None:
+        """Divide all logits by `temperature`."""
+        self._add(lib.llama_sampler_init_temp(temperature))
+
+    def add_choice(self, seed: int) -> None:
+        """Draw from what is left, by a generator seeded with `seed`."""
+        self._add(lib.llama_sampler_init_dist(seed))
+
+    def add_greedy(self) -> None:
+        """Take the most likely token."""
+        self._add(lib.llama_sampler_init_greedy())
+
+    def _add(self, sampler: object) -> None:
+        if not sampler:
+            raise OptionError("llama.cpp refused a sampling option")
+        lib.llama_sampler_chain_add(self._chain, sampler)
+
+    def choose(self) -> int:
+        """Run the chain over `candidates` (which it reorders) and return the chosen token."""
+        array = self._array
+        array.data = ctypes.cast(self.candidates.ctypes.data, lib.llama_token_data_p)
+        array.size = len(self.candidates)
+        array.selected = -1
+        array.sorted = False
+        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
+        return int(self.candidates[array.selected]["id"])
+
+    def accept(self, token: int) -> None:
+        """Tell the chain that `token` was taken."""
+        lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the chain and its samplers."""
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None

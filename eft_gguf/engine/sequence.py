@@ -1,0 +1,104 @@
+"""One request's state: its token ids per member, its dials, its sampler, its timings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass, field
+from typing import Any
+
+from eft_gguf.engine.sampling import Sampler
+
+
+@dataclass(slots=True)
+class Timings:
+    """What a reply cost. Seconds are wall time; `model_seconds` is by member, prefill left out.
+
+    prompt_tokens = cached_tokens (still in the KV cache from an earlier turn) + prefill_total (to be decoded);
+    of these, prefill_done are decoded. The first token ends the prefill, the rest is the decode phase.
+    """
+
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    prefill_done: int = 0
+    prefill_total: int = 0
+    generated_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    model_seconds: dict[str, float] = field(default_factory=dict)
+    seed: int = 0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens decoded per second, up to the first sampled token."""
+        return self.prefill_done / self.prefill_seconds if self.prefill_seconds else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens sampled per second after the first."""
+        return (self.generated_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def model_milliseconds(self) -> dict[str, float]:
+        """Milliseconds that each member took per token after the first."""
+        steps = self.generated_tokens - 1
+        return {name: 1000 * seconds / steps for name, seconds in self.model_seconds.items()} if steps > 0 else {}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures as plain values, for JSON."""
+        return {
+            "prompt_tokens": self.prompt_tokens,
+            "cached_tokens": self.cached_tokens,
+            "generated_tokens": self.generated_tokens,
+            "prefill_seconds": round(self.prefill_seconds, 6),
+            "decode_seconds": round(self.decode_seconds, 6),
+            "prefill_tokens_per_second": round(self.prefill_tokens_per_second, 3),
+            "tokens_per_second": round(self.tokens_per_second, 3),
+            "model_milliseconds": {name: round(ms, 3) for name, ms in self.model_milliseconds.items()},
+            "seed": self.seed,
+        }
+
+
+class Sequence:
+    """A prompt and what has been sampled after it.
+
+    ids: token ids per member. All get the same ids today; they are kept apart because a family may word the prompt
+    differently for its bases.  factors: the equation's factors per member; they may be changed between steps.
+    slot: the llama.cpp sequence that holds its KV cache, once the engine has given it one.
+    """
+
+    def __init__(self, prompt: Seq[int], factors: Seq[float], sampler: Sampler, *, max_tokens: int | None) -> None:
+        self.ids = [list(prompt) for _ in factors]
+        self.factors = tuple(factors)
+        self.sampler = sampler
+        self.max_tokens = max_tokens
+        self.generated: list[int] = []
+        self.finish_reason: str | None = None
+        self.slot: int | None = None
+        self.timings = Timings(prompt_tokens=len(prompt), seed=sampler.seed)
+        self._started = time.perf_counter()
+
+    @property
+    def members(self) -> list[int]:
+        """The members that have part in the blend, and so must decode this sequence."""
+        return [member for member, factor in enumerate(self.factors) if factor != 0.0]
+
+    def append(self, token: int) -> None:
+        """Add a sampled token."""
+        self.generated.append(token)
+        for ids in self.ids:
+            ids.append(token)
+        now = time.perf_counter()
+        if len(self.generated) == 1:
+            self.timings.prefill_seconds = now - self._started
+            self._started = now
+        else:
+            self.timings.decode_seconds = now - self._started
+        self.timings.generated_tokens = len(self.generated)
+
+    def count_decode(self, seconds: Mapping[str, float]) -> None:
+        """Add what a step's decodes took, by member, if the step came after the first token."""
+        if len(self.generated) > 1:
+            for name, value in seconds.items():
+                self.timings.model_seconds[name] = self.timings.model_seconds.get(name, 0.0) + value
