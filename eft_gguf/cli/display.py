@@ -1,0 +1,76 @@
+"""What commands show in a terminal besides the text itself: a status line, and the figures of a reply."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from eft_gguf.engine.sequence import Timings
+
+_CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}")
+
+
+def printable(text: str) -> str:
+    """The text without control characters: a model must not be able to steer the user's terminal."""
+    return text.translate(_CONTROL)
+
+
+class Status:
+    """One line on stderr that says what is going on, gone afterwards; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._shown = False
+
+    def __call__(self, text: str) -> None:
+        if sys.stderr.isatty():
+            width = shutil.get_terminal_size().columns - 1
+            sys.stderr.write(f"\r\x1b[K{text[:width]}")
+            sys.stderr.flush()
+            self._shown = True
+
+    def clear(self) -> None:
+        if self._shown:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            self._shown = False
+
+    def __enter__(self) -> Status:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.clear()
+
+
+def write(text: str) -> None:
+    """Send a piece of a reply to stdout at once; exactly as it is, unless stdout is a terminal."""
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def note(text: str) -> None:
+    """A remark that is no part of any reply: to stderr, dim."""
+    click.secho(text, dim=True, err=True)
+
+
+def complain(message: str, hint: str = "") -> None:
+    """An error, as all commands word it."""
+    click.secho(f"error: {message}", fg="red", err=True)
+    if hint:
+        click.echo(hint, err=True)
+
+
+def footer(timings: Timings, finish_reason: str) -> str:
+    """The figures of one reply, in lines that fit 80 columns."""
+    ended = {"stop": "", "length": " · cut off", "interrupted": " · stopped"}[finish_reason]
+    per_model = ", ".join(f"{name} {ms:.1f}" for name, ms in timings.model_milliseconds.items())
+    rate, prefill = timings.tokens_per_second, timings.prefill_tokens_per_second
+    return (
+        f"  {timings.generated_tokens} tokens at {rate:.1f}/s{ended} · ms per token: {per_model}\n"
+        f"  prompt {timings.prompt_tokens} tokens, {timings.cached_tokens} cached, rest at {prefill:.1f}/s"
+        f" · seed {timings.seed}"
+    )

@@ -1,0 +1,99 @@
+"""Where the user's messages come from: an editable line in a terminal, or lines from a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from eft_gguf.cli.session import state_folder
+from eft_gguf.errors import OptionError
+
+if TYPE_CHECKING:
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+Reader = Callable[[], str | None]
+
+
+def messages(commands: Iterable[str]) -> Reader:
+    """A function that gives the next message, or None when there are no more."""
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        return typed(list(commands))
+    lines = piped()
+    return lambda: next(lines, None)
+
+
+def typed(commands: list[str]) -> Reader:
+    """Line editing with prompt_toolkit, with a history that outlives the session."""
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import WordCompleter
+    from prompt_toolkit.history import FileHistory
+
+    folder = state_folder()
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    history = folder / "history"
+    history.touch(mode=0o600)
+    session: PromptSession[str] = PromptSession(
+        history=FileHistory(str(history)),
+        completer=WordCompleter(commands, sentence=True),
+        complete_while_typing=False,
+        multiline=True,
+        prompt_continuation="· ",
+        key_bindings=_keys(),
+    )
+
+    def read() -> str | None:
+        try:
+            return session.prompt("> ")
+        except (EOFError, KeyboardInterrupt):
+            return None
+
+    return read
+
+
+def _keys() -> KeyBindings:
+    from prompt_toolkit.key_binding import KeyBindings
+
+    keys = KeyBindings()
+
+    @keys.add("enter")
+    def send(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if buffer.document.char_before_cursor == "\\":
+            buffer.delete_before_cursor()
+            buffer.insert_text("\n")
+        else:
+            buffer.validate_and_handle()
+
+    @keys.add("escape", "enter")
+    def new_line(event: KeyPressEvent) -> None:
+        event.current_buffer.insert_text("\n")
+
+    @keys.add("c-c")
+    def clear_or_leave(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt)
+
+    return keys
+
+
+def piped() -> Iterator[str]:
+    """One message a line; a backslash at its end joins the next one to it."""
+    held = ""
+    for number, data in enumerate(sys.stdin.buffer, 1):
+        try:
+            line = held + data.decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError:
+            raise OptionError(
+                f"line {number} of standard input is not UTF-8",
+                hint="convert it first, for example with iconv",
+            ) from None
+        if line.endswith("\\"):
+            held = line[:-1] + "\n"
+        else:
+            held = ""
+            yield line
+    if held:
+        yield held

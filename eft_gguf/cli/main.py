@@ -1,0 +1,76 @@
+"""The command `eft-gguf`: imports only the command that is called, and words what goes wrong."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import os
+import sys
+
+import click
+
+from eft_gguf.cli.display import complain
+from eft_gguf.errors import EFTError
+
+# The summaries stand here and not in the commands' own files, so that --help imports none of them.
+COMMANDS = {
+    "demo": "Ask one question of untuned, tuned, base and blend, side by side.",
+    "run": "Print one answer.",
+    "chat": "Talk, with the dials at hand.",
+}
+
+
+class LazyCommands(click.Group):
+    """Finds the command `name` as the function `name` in the module `eft_gguf.cli.name`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"eft_gguf.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="eft-gguf")
+def cli() -> None:
+    """Emulated fine-tuning for GGUF models: a large base model answers with the manners of a small tuned one.
+
+    Start with: eft-gguf demo
+    """
+
+
+def main() -> None:
+    """Run the command line. Exit code 2 with one clear message is the user's to mend, 130 is Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        # What a model says must not end in an error because the terminal cannot show it.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """The exit code of one call; messages go to stderr."""
+    try:
+        code = cli.main(arguments, prog_name="eft-gguf", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except EFTError as error:
+        complain(error.message, error.hint)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "eft-gguf"
+        complain(error.format_message(), f"see: {command} --help")
+    except click.ClickException as error:
+        complain(error.format_message())
+    except click.Abort:
+        return 130
+    except BrokenPipeError:
+        # The reader has left, as `head` does: nothing is left to be said, not even while Python shuts down.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 2

@@ -1,0 +1,160 @@
+"""The options that commands share: which models, which dials, how to sample. The same words everywhere.
+
+Each decorator hands the command one dict of the options that were given and no others, named like the fields of
+`Blend`, of `Sampling` and the arguments of `EFT.open`, so that defaults are decided once, there.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eft_gguf.cli.display import Status
+
+if TYPE_CHECKING:
+    from eft_gguf import EFT, Blend
+    from eft_gguf.models.references import Reference
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+Given = dict[str, Any]
+
+
+def _weights(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
+    return dict(_weight(value) for value in values)
+
+
+def _weight(text: str) -> tuple[str, float]:
+    name, equals, number = text.rpartition("=")
+    try:
+        if name and equals:
+            return name, float(number)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"{text!r} is not of the form NAME=WEIGHT, as in cautious=0.5")
+
+
+MODELS: dict[str, Decorator] = {
+    "family": click.option(
+        "-f", "--family", metavar="NAME|FILE.toml", help="The models.  [default: the bundled family]"
+    ),
+    "base": click.option("--base", metavar="REF", help="Instead of a family: the model whose knowledge is wanted."),
+    "untuned": click.option("--untuned", metavar="REF", help="The tuned model before its fine-tuning."),
+    "tuned": click.option(
+        "--tuned",
+        metavar="[TRAIT=]REF[:WEIGHT]",
+        multiple=True,
+        help="The fine-tuned model; lora:FILE for an adapter on untuned. Several are traits, each named.",
+    ),
+    "ctx": click.option("--ctx", type=int, metavar="N", help="Context length in tokens.  [default: the family's]"),
+    "batch": click.option("--batch", type=int, metavar="N", help="Prompt tokens decoded at a time."),
+    "threads": click.option("--threads", type=int, metavar="N", help="Threads.  [default: the machine's cores]"),
+    "gpu_layers": click.option(
+        "--gpu-layers", type=int, metavar="N", help="Layers on the GPU; -1 is all.  [default: -1]"
+    ),
+}
+
+DIALS: dict[str, Decorator] = {
+    "knowledge": click.option(
+        "--knowledge", type=float, metavar="X", help="How much of base's pre-training.  [default: 1]"
+    ),
+    "behaviour": click.option(
+        "--behaviour", type=float, metavar="X", help="How much of the fine-tuning.  [default: 1]"
+    ),
+    "traits": click.option(
+        "--trait",
+        "traits",
+        metavar="NAME=WEIGHT",
+        multiple=True,
+        callback=_weights,
+        help="The weight of one trait.  [default: the family's]",
+    ),
+}
+
+SAMPLING: dict[str, Decorator] = {
+    "temperature": click.option(
+        "--temperature", type=float, metavar="X", help="0 takes the likeliest token each time."
+    ),
+    "top_k": click.option("--top-k", type=int, metavar="N", help="Keep the N likeliest tokens; 0 keeps all."),
+    "top_p": click.option("--top-p", type=float, metavar="X", help="Keep the likeliest tokens that make up X."),
+    "min_p": click.option(
+        "--min-p", type=float, metavar="X", help="Keep tokens at least X times as likely as the first."
+    ),
+    "repeat_penalty": click.option("--repeat-penalty", type=float, metavar="X", help="Above 1: repeat less."),
+    "seed": click.option(
+        "--seed", type=int, metavar="N", help="The same seed gives the same answer.  [default: drawn]"
+    ),
+    "max_tokens": click.option("--max-tokens", type=int, metavar="N", help="The longest answer."),
+    "stop": click.option("--stop", metavar="TEXT", multiple=True, help="End the answer before TEXT. May be repeated."),
+}
+
+
+def _group(argument: str, options: dict[str, Decorator]) -> Decorator:
+    """A decorator that adds `options` and gathers those given into the one argument `argument`."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def gather(**arguments: Any) -> Any:
+            values = {name: arguments.pop(name) for name in options}
+            arguments[argument] = {name: value for name, value in values.items() if value not in (None, (), {})}
+            return command(**arguments)
+
+        decorated: Callable[..., Any] = gather
+        for option in reversed(options.values()):
+            decorated = option(decorated)
+        return decorated
+
+    return decorate
+
+
+model_options = _group("models", MODELS)
+dial_options = _group("dials", DIALS)
+sampling_options = _group("sampling", SAMPLING)
+
+REFERENCES = ("base", "untuned", "tuned")
+
+
+def open_models(models: Given) -> EFT:
+    """Load the models that the options name, telling in a terminal what is being loaded."""
+    named = [name for name in REFERENCES if name in models]
+    if named and "family" in models:
+        raise click.UsageError(f"--family and --{named[0]} exclude each other: a family names all three models")
+    if named and len(named) < len(REFERENCES):
+        missing = " and ".join(f"--{name}" for name in REFERENCES if name not in models)
+        raise click.UsageError(f"--base, --untuned and --tuned belong together; missing: {missing}")
+
+    from eft_gguf import EFT
+
+    with Status() as status:
+        return EFT.open(**models, progress=status)
+
+
+def dials_in_use(eft: EFT, blend: Blend) -> Given:
+    """Both dials and the weight of every trait, as a reply is blended with them."""
+    traits = {trait.name: trait.weight for trait in eft.family.tuned} | dict(blend.traits)
+    return {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits}
+
+
+def fitting(dials: Given, eft: EFT) -> Blend:
+    """Dials kept from another time, without the traits that these models do not have."""
+    from eft_gguf import Blend
+
+    traits = {name: weight for name, weight in dials.get("traits", {}).items() if name in eft.trait_names}
+    return Blend(**{**dials, "traits": traits})
+
+
+def reopening(eft: EFT) -> Given:
+    """The model options that open the same models again, from any folder."""
+    from eft_gguf.models.family import BUNDLED
+
+    family = eft.family
+    if family.path:
+        return {"family": "bundled" if family.path == BUNDLED else str(family.path.resolve())}
+
+    def absolute(reference: Reference) -> str:
+        return ("lora:" if reference.adapter else "") + str(reference.path.resolve())
+
+    tuned = [f"{trait.name}={absolute(trait.model)}:{trait.weight!r}" for trait in family.tuned]
+    return {"base": absolute(family.base), "untuned": absolute(family.untuned), "tuned": tuned}

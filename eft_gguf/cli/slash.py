@@ -1,0 +1,152 @@
+"""The commands within a chat: /help and the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eft_gguf.cli.display import footer
+from eft_gguf.cli.options import dials_in_use, fitting
+from eft_gguf.cli.session import load, save
+from eft_gguf.errors import OptionError
+
+if TYPE_CHECKING:
+    from eft_gguf.cli.chat import Talk
+
+
+class Leave(Exception):
+    """The user wants to go."""
+
+
+def obey(talk: Talk, line: str) -> str | None:
+    """Carry out one command. Returns what to show, or None where a reply is to follow.
+
+    Raises OptionError for an unknown command or a wrong argument, Leave for /quit.
+    """
+    name, _, argument = line.partition(" ")
+    if name not in COMMANDS:
+        raise OptionError(
+            f"there is no command {name}", hint="/help lists them; to say it to the model, begin with a space"
+        )
+    usage, _, function = COMMANDS[name]
+    if usage == name and argument.strip():
+        raise OptionError(f"{name} takes nothing after it", hint="/help lists the commands")
+    return function(talk, argument.strip())
+
+
+def _help(talk: Talk, argument: str) -> str:
+    lines = [f"{usage:<24}{summary}" for usage, summary, _ in COMMANDS.values()]
+    keys = (
+        "Enter sends. Alt-Enter, or a backslash before Enter, begins a new line; pasted lines stay together.",
+        "Ctrl-C stops a reply, clears the line, and on an empty line leaves.",
+    )
+    return "\n".join((*lines, *keys))
+
+
+def _reset(talk: Talk, argument: str) -> str:
+    talk.session.record("replace", system=talk.conversation.system, messages=[])
+    return "The conversation begins anew; system message and dials stay."
+
+
+def _regen(talk: Talk, argument: str) -> None:
+    if not talk.conversation.messages:
+        raise OptionError("there is no reply to make again", hint="say something first")
+    if not talk.conversation.unanswered:
+        talk.session.record("retract")
+    talk.attempt += 1
+
+
+def _system(talk: Talk, argument: str) -> str:
+    if argument:
+        talk.session.record("system", text="" if argument == "none" else argument)
+    return f"System message: {talk.conversation.system or 'none'}"
+
+
+def _knowledge(talk: Talk, argument: str) -> str:
+    return _dial(talk, "knowledge", argument)
+
+
+def _behaviour(talk: Talk, argument: str) -> str:
+    return _dial(talk, "behaviour", argument)
+
+
+def _dial(talk: Talk, name: str, argument: str) -> str:
+    if argument:
+        changed: dict[str, Any] = {name: _number(argument, f"/{name} 0.8")}
+        talk.set_blend(dataclasses.replace(talk.blend, **changed))
+    return f"{name}: {getattr(talk.blend, name):g}"
+
+
+def _trait(talk: Talk, argument: str) -> str:
+    if argument:
+        name, _, weight = argument.rpartition(" ")
+        if not name.strip():
+            raise OptionError("/trait takes a name and a weight", hint="for example: /trait cautious 0.5")
+        value = _number(weight, "/trait cautious 0.5")
+        talk.set_blend(dataclasses.replace(talk.blend, traits={**talk.blend.traits, name.strip(): value}))
+    weights = dials_in_use(talk.eft, talk.blend)["traits"]
+    return "traits: " + ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+
+
+def _stats(talk: Talk, argument: str) -> str:
+    dials = dials_in_use(talk.eft, talk.blend)
+    traits = ", ".join(f"{name} {weight:g}" for name, weight in dials["traits"].items())
+    lines = [f"knowledge {dials['knowledge']:g} · behaviour {dials['behaviour']:g} · {traits}"]
+    if talk.last is None:
+        lines.append("no reply yet")
+    else:
+        used = talk.last.timings.prompt_tokens + talk.last.timings.generated_tokens
+        lines.append(f"context: {used} of {talk.eft.ctx} tokens")
+        lines.append(footer(talk.last.timings, talk.last.finish_reason))
+    return "\n".join(lines)
+
+
+def _save(talk: Talk, argument: str) -> str:
+    path = _path(argument, "/save")
+    save(talk.conversation, path)
+    return f"Saved in {path}"
+
+
+def _load(talk: Talk, argument: str) -> str:
+    path = _path(argument, "/load")
+    loaded = load(path)
+    talk.set_blend(fitting(loaded.dials, talk.eft))
+    talk.session.record("replace", system=loaded.system, messages=loaded.messages)
+    return f"Loaded {len(loaded.messages)} messages from {path}"
+
+
+def _quit(talk: Talk, argument: str) -> str:
+    raise Leave
+
+
+def _path(argument: str, command: str) -> Path:
+    if not argument:
+        raise OptionError(f"{command} takes the name of a file", hint=f"for example: {command} talk.json")
+    return Path(argument).expanduser()
+
+
+def _number(text: str, example: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise OptionError(f"{text!r} is not a number", hint=f"for example: {example}") from None
+
+
+COMMANDS: dict[str, tuple[str, str, Callable[[Talk, str], str | None]]] = {
+    usage.partition(" ")[0]: (usage, summary, function)
+    for usage, summary, function in (
+        ("/help", "this list", _help),
+        ("/reset", "forget what was said", _reset),
+        ("/regen", "make the last reply again", _regen),
+        ("/system [TEXT|none]", "show or set the system message", _system),
+        ("/knowledge [X]", "show or set how much of base's pre-training is in", _knowledge),
+        ("/behaviour [X]", "show or set how much of the fine-tuning is in", _behaviour),
+        ("/trait [NAME WEIGHT]", "show the traits, or set the weight of one", _trait),
+        ("/stats", "dials, context, and the figures of the last reply", _stats),
+        ("/save FILE", "write the conversation to a file", _save),
+        ("/load FILE", "go on with a conversation from a file", _load),
+        ("/quit", "leave; eft-gguf chat --continue comes back", _quit),
+    )
+}

@@ -1,0 +1,112 @@
+"""eft-gguf run: what it asks of the models, and what it prints."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+
+import pytest
+
+from eft_gguf import Blend, Sampling
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "prompt"),
+    [
+        (["Hello"], "", [{"role": "user", "content": "Hello"}]),
+        (["-"], "Grüße\n\nSie\n", [{"role": "user", "content": "Grüße\n\nSie"}]),
+        (["Hello", "--raw"], "", ["Hello"]),
+        (["-", "--raw"], "1, 2,\n", ["1, 2,"]),
+        (
+            ["Hello", "--system", "Be brief."],
+            "",
+            [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}],
+        ),
+    ],
+)
+def test_what_is_asked(arguments: list[str], stdin: str, prompt: list, command: Callable, fake) -> None:
+    outcome = command("run", *arguments, stdin=stdin)
+    assert outcome.code == 0 and outcome.err == ""
+    assert outcome.out.startswith("reply 1 to: ") and outcome.out.endswith("\n")
+    assert fake.requests[0]["prompt"] == prompt
+    assert fake.requests[0]["blend"] == Blend()
+    assert fake.requests[0]["sampling"] == Sampling()
+
+
+def test_all_options_arrive(command: Callable, fake) -> None:
+    dials = ["--knowledge", "1.2", "--behaviour", "-0.5", "--trait", "helpful=0.1", "--trait", "cautious=2"]
+    sampling = ["--temperature", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0", "--repeat-penalty", "1.1"]
+    sampling += ["--seed", "3", "--max-tokens", "9", "--stop", "A", "--stop", "B"]
+    models = ["--base", "x", "--untuned", "y", "--tuned", "a=z:0.5", "--tuned", "b=lora:w"]
+    models += ["--ctx", "64", "--batch", "32", "--threads", "1", "--gpu-layers", "0"]
+    assert command("run", "Hello", *dials, *sampling, *models).code == 0
+    request = fake.requests[0]
+    assert request["blend"] == Blend(1.2, -0.5, {"helpful": 0.1, "cautious": 2.0})
+    assert request["sampling"] == Sampling(0.0, 5, 0.5, 0.0, 1.1, 3, 9, ("A", "B"))
+    fake.options.pop("progress")
+    assert fake.options == {
+        "family": None,
+        "base": "x",
+        "untuned": "y",
+        "tuned": ("a=z:0.5", "b=lora:w"),
+        "ctx": 64,
+        "batch": 32,
+        "threads": 1,
+        "gpu_layers": 0,
+    }
+
+
+def test_json(command: Callable, fake) -> None:
+    outcome = command("run", "Hello", "--json", "--trait", "cautious=0.5", "--seed", "3")
+    result = json.loads(outcome.out)
+    assert list(result) == ["text", "finish_reason", "dials", "seed", "members", "timings"]
+    assert result["text"] == "reply 1 to: Hello"
+    assert result["finish_reason"] == "stop"
+    assert result["dials"] == {"knowledge": 1.0, "behaviour": 1.0, "traits": {"helpful": 0.7, "cautious": 0.5}}
+    assert result["seed"] == 3
+    assert result["members"] == ["base", "untuned", "helpful", "cautious"]
+    assert result["timings"]["generated_tokens"] == 4
+
+
+def test_stats_go_to_stderr(command: Callable, fake) -> None:
+    outcome = command("run", "Hello", "--stats")
+    assert outcome.out == "reply 1 to: Hello\n"
+    assert "4 tokens" in outcome.err and "8 cached" in outcome.err and "seed 7" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "stdin", "message"),
+    [
+        ([""], b"", "the prompt is empty"),
+        (["-"], b" \n", "the prompt is empty"),
+        (["-"], b"caf\xe9", "standard input is not UTF-8: byte 0xe9 at position 3"),
+        (["caf\udce9"], b"", "the prompt is not UTF-8"),
+        (["Hello", "--knowledge", "nan"], b"", "knowledge"),
+        (["Hello", "--behaviour", "inf"], b"", "behaviour"),
+        (["Hello", "--trait", "cautious=nan"], b"", "cautious"),
+        (["Hello", "--temperature", "-1"], b"", "temperature"),
+        (["Hello", "--stop", ""], b"", "stop"),
+        (["too long"], b"", "the prompt has 600 tokens, the context holds 512"),
+    ],
+)
+def test_bad_input(arguments: list[str], stdin: bytes, message: str, command: Callable, fake) -> None:
+    outcome = command("run", *arguments, stdin=stdin)
+    assert outcome.code == 2 and outcome.out == ""
+    first = outcome.err.splitlines()[0]
+    assert first.startswith("error: ") and message in first
+
+
+def test_ctrl_c_prints_what_there_is(command: Callable, fake) -> None:
+    fake.before_word = lambda number: os.kill(os.getpid(), signal.SIGINT) if number == 1 else None
+    outcome = command("run", "Hello", "--stats")
+    assert outcome.code == 130
+    assert outcome.out == "reply 1 \n"
+    assert "stopped" in outcome.err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_with_json(command: Callable, fake) -> None:
+    fake.before_word = lambda number: os.kill(os.getpid(), signal.SIGINT) if number == 1 else None
+    outcome = command("run", "Hello", "--json")
+    assert outcome.code == 130
+    assert json.loads(outcome.out)["finish_reason"] == "interrupted"
