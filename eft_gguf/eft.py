@@ -238,11 +238,11 @@ class EFT:
 
     def _reply(self, prompt: str, sequence: Sequence, stream: TextStream) -> Generator[Chunk, None, None]:
         """The chunks of a sequence that the engine has. The first `next` only enters, so that `close` cleans up."""
-        model = self._tokenizer()
         reason: str | None = None
         try:
             yield Chunk("", None, None, sequence.timings)
             while reason is None:
+                model = self._tokenizer()
                 before = len(sequence.generated)
                 self._engine.step()
                 token = sequence.generated[-1] if len(sequence.generated) > before else None
@@ -259,7 +259,7 @@ class EFT:
 
     def _remember(self, prompt: str, sequence: Sequence) -> None:
         """Keep the ids of a conversation, without the end token, which the template writes again."""
-        if sequence.generated:
+        if sequence.generated and not self._ensemble.closed:
             said = b"".join(map(self._ensemble.tokenizer.piece, sequence.generated)).decode("utf-8", "replace")
             ended = sequence.generated[-1] in self._ensemble.end_tokens
             self._transcripts.append((prompt + said, sequence.ids[0][:-1] if ended else sequence.ids[0]))

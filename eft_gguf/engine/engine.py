@@ -93,10 +93,7 @@ class Engine:
             seconds = self._decode(plan)
             self._sample(plan)
         except BaseException:
-            # An interrupt may come between any two lines: forget whatever llama.cpp holds beyond what is on record.
-            for slot in self._slots:
-                for member, cached in enumerate(slot.cached):
-                    self._cut(slot, member, len(cached))
+            self._recover()
             raise
         for sequence in plan.touched:
             sequence.count_decode(seconds)
@@ -198,6 +195,17 @@ class Engine:
             full = len(sequence.ids[0]) >= self.ensemble.ctx
             if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
                 sequence.finish_reason = "length"
+
+    def _recover(self) -> None:
+        """Forget what a step left half done: an interrupt may come between any two of its lines.
+
+        llama.cpp may hold tokens that are not on record, and members whose last token is decoded but not sampled
+        from have lost its logits: they decode it again.
+        """
+        for slot in self._slots:
+            for member, cached in enumerate(slot.cached):
+                known = len(cached) if slot.sequence is None else len(slot.sequence.ids[member]) - 1
+                self._cut(slot, member, min(known, len(cached)))
 
     def _common_prefix(self, slot: Slot, sequence: Sequence) -> int:
         """Tokens that every member of the sequence's blend can keep of what the slot has cached."""

@@ -1,0 +1,34 @@
+"""Models that many tests share. Each is written once a run; none is downloaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import write_tiny_adapter, write_tiny_model
+
+
+@dataclass(frozen=True)
+class TinyFiles:
+    """Paths of a random family that shares a vocabulary: its answers mean nothing, its arithmetic does."""
+
+    base: Path
+    untuned: Path
+    tuned: Path
+    other: Path
+    adapter: Path
+
+    def family(self) -> dict[str, Path]:
+        return {"base": self.base, "untuned": self.untuned, "tuned": self.tuned}
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> TinyFiles:
+    folder = tmp_path_factory.mktemp("tiny")
+    models = {
+        name: write_tiny_model(folder / f"{name}.gguf", seed=seed)
+        for seed, name in enumerate(("base", "untuned", "tuned", "other"))
+    }
+    return TinyFiles(**models, adapter=write_tiny_adapter(folder / "adapter.gguf", seed=9))

@@ -1,0 +1,214 @@
+import gc
+
+import numpy as np
+import pytest
+
+from eft_gguf import EFT, Blend, CompatibilityError, ContextError, EFTError, OptionError, Sampling
+from eft_gguf.engine.ensemble import Ensemble
+from tests.tiny_models import write_tiny_model
+
+GREEDY = Sampling(temperature=0, max_tokens=12)
+QUESTION = [{"role": "user", "content": "hello there"}]
+
+
+@pytest.fixture
+def eft(tiny):
+    with EFT.open(**tiny.family(), threads=1) as eft:
+        yield eft
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Token counts given to llama.cpp, by member."""
+    counts = [0, 0, 0]
+    decode = Ensemble.decode
+
+    def counting(self, member, parts):
+        counts[member] += sum(len(part.tokens) for part in parts)
+        return decode(self, member, parts)
+
+    monkeypatch.setattr(Ensemble, "decode", counting)
+    return counts
+
+
+def test_stream_chat_and_complete_say_the_same(eft):
+    chunks = list(eft.stream("once upon a time", sampling=GREEDY))
+    whole = eft.complete("once upon a time", sampling=GREEDY)
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert [chunk.token for chunk in chunks if chunk.token is not None] == whole.tokens
+    assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
+    assert whole.finish_reason == chunks[-1].finish_reason in ("length", "stop")
+    assert len(whole.tokens) == whole.timings.generated_tokens <= 12
+    rendered = "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n"
+    assert eft.complete(QUESTION, sampling=GREEDY).tokens == eft.complete(rendered, sampling=GREEDY).tokens
+
+
+def test_prefill_progress_comes_in_chunks_before_the_first_token(tiny):
+    with EFT.open(**tiny.family(), threads=1, batch=16) as eft:
+        chunks = eft.stream("x" * 60, sampling=GREEDY)
+        progress = []
+        for chunk in chunks:
+            if chunk.token is not None:
+                break
+            progress.append((chunk.timings.prefill_done, chunk.timings.prefill_total))
+    assert progress == [(16, 60), (32, 60), (48, 60)]
+
+
+def test_the_second_turn_decodes_only_what_is_new(eft, decoded):
+    first = eft.complete(QUESTION, sampling=GREEDY)
+    assert first.finish_reason == "length"
+    before = decoded.copy()
+    turn = [*QUESTION, {"role": "assistant", "content": first.text}, {"role": "user", "content": "and"}]
+    second = eft.complete(turn, sampling=Sampling(temperature=0, max_tokens=1))
+    # The last sampled token (its logits alone were needed), then the end of its turn and the new turn, byte by byte.
+    new = 1 + len("E\nSuser\nandE\nSassistant\n")
+    assert [now - then for now, then in zip(decoded, before, strict=True)] == [new] * 3
+    assert second.timings.cached_tokens + new == second.timings.prompt_tokens
+
+
+def test_sampled_ids_are_kept_even_where_the_text_would_be_tokenized_in_another_way(eft):
+    model = eft._ensemble.tokenizer
+    text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    apart = [model.tokenize(" ", special=False)[0], model.tokenize("t", special=False)[0]]
+    assert model.tokenize(" t", special=False) != apart  # merged where tokenized as one
+    eft._transcripts.append((text + " t", model.tokenize(text, special=True) + apart))
+    longer = text + " t<|im_end|>\n<|im_start|>user\n"
+    assert apart == eft._chat_ids(longer)[len(model.tokenize(text, special=True)) :][:2]
+    # A longer word may be one token with what was said: then the text counts, not the ids.
+    assert eft._chat_ids(text + " tt") == model.tokenize(text + " tt", special=True)
+
+
+def test_changing_a_dial_between_turns_decodes_nothing_again(eft, decoded):
+    reply = eft.complete(QUESTION, sampling=GREEDY)
+    before = decoded.copy()
+    eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=1), blend=Blend(knowledge=0.5, behaviour=2))
+    assert [now - then for now, then in zip(decoded, before, strict=True)] == [1] * 3
+    assert reply.timings.generated_tokens
+
+
+def test_closing_a_reply_cancels_it_and_the_next_one_reuses_its_cache(eft):
+    reply = eft.chat(QUESTION, sampling=Sampling(temperature=0))
+    for _ in range(3):
+        next(reply)
+    with pytest.raises(EFTError, match="in use"):
+        eft.complete("x")
+    reply.close()
+    again = eft.complete(QUESTION, sampling=GREEDY)
+    assert again.timings.cached_tokens == again.timings.prompt_tokens - 1
+
+
+def test_a_reply_that_is_dropped_frees_its_place(eft):
+    eft.chat(QUESTION)
+    gc.collect()
+    assert eft.complete(QUESTION, sampling=GREEDY).text is not None
+
+
+def test_a_stop_text_ends_the_reply_and_is_not_part_of_it(eft):
+    free = eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=30)).text
+    stop = free[10:13]
+    stopped = eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=30, stop=(stop,)))
+    assert stopped.text == free[: free.index(stop)]
+    assert stopped.finish_reason == "stop"
+
+
+def test_a_seed_reproduces_a_reply_and_is_told(eft):
+    first = eft.complete(QUESTION, sampling=Sampling(temperature=1.5, max_tokens=12, top_k=0, min_p=0))
+    again = Sampling(temperature=1.5, max_tokens=12, top_k=0, min_p=0, seed=first.timings.seed)
+    assert eft.complete(QUESTION, sampling=again).tokens == first.tokens
+
+
+def test_timings_add_up(eft):
+    timings = eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=8)).timings
+    assert timings.prompt_tokens == timings.cached_tokens + timings.prefill_total
+    assert timings.prefill_done == timings.prefill_total
+    assert set(timings.model_milliseconds) == {"base", "untuned", "tuned"}
+    decode = timings.decode_seconds
+    assert 0 < sum(timings.model_seconds.values()) <= decode * 1.001
+    assert timings.tokens_per_second == pytest.approx(7 / decode)
+    assert set(timings.as_dict()) >= {"seed", "tokens_per_second", "model_milliseconds", "cached_tokens"}
+
+
+def test_score_gives_blend_and_members(eft):
+    score = eft.score("some text", blend=Blend(0, 1))
+    assert score.texts == [*"some", " t", *"ext"]
+    assert list(score.members) == ["base", "untuned", "tuned"]
+    assert np.isnan(score.blend[0])
+    np.testing.assert_allclose(score.blend[1:], score.members["tuned"][1:])
+    assert np.isnan(eft.score("a").blend).tolist() == [True]
+    assert eft.score("").tokens == []
+
+
+def test_a_lora_adapter_shares_the_untuned_weights(tiny):
+    tuned = f"lora:{tiny.adapter}"
+    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1) as eft:
+        assert len(eft._ensemble._models) == 2
+        score = eft.score("some text")
+        assert np.abs(score.members["tuned"] - score.members["untuned"])[1:].max() > 0.01
+
+
+def test_several_traits_have_weights_by_name(tiny):
+    traits = {"helpful": tiny.tuned, "cautious": f"{tiny.other}:0"}
+    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=traits, threads=1) as eft:
+        assert eft.trait_names == ("helpful", "cautious")
+        alone = eft.score("some text", blend=Blend(0, 1, traits={"helpful": 0, "cautious": 1}))
+        np.testing.assert_allclose(alone.blend[1:], alone.members["cautious"][1:])
+        np.testing.assert_allclose(eft.score("some text", blend=Blend(0, 1)).blend[1:], alone.members["helpful"][1:])
+        with pytest.raises(OptionError, match="unknown trait 'kind'"):
+            eft.chat(QUESTION, blend=Blend(traits={"kind": 1}))
+
+
+def test_padded_vocabularies_are_blended_over_what_they_share(tiny, tmp_path):
+    padded = write_tiny_model(tmp_path / "padded.gguf", seed=5, padding=24)
+    with EFT.open(base=padded, untuned=tiny.untuned, tuned=tiny.tuned, threads=1) as eft:
+        reply = eft.complete("abc", sampling=Sampling(temperature=2, top_k=0, min_p=0, max_tokens=60, seed=1))
+        assert max(reply.tokens) < eft._ensemble.n_vocab == 260
+        with pytest.raises(ContextError, match=r"token 26. of the prompt is beyond the 260 tokens"):
+            eft._start("", [5, 265], None, None)
+
+
+def test_the_end_tokens_of_all_members_end_a_reply(tiny, tmp_path):
+    other = write_tiny_model(tmp_path / "other.gguf", seed=1, end_token="a")
+    with EFT.open(base=tiny.base, untuned=other, tuned=tiny.tuned, threads=1) as eft:
+        model = eft._ensemble.tokenizer
+        assert {model.tokenize("a", special=False)[0], 2} <= eft._ensemble.end_tokens
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"ctx": 512}, ContextError, "512 tokens was asked for, but base.gguf .base. was trained for 256"),
+        ({"ctx": 0}, OptionError, "ctx must be 1 or more"),
+        ({"threads": 0}, OptionError, "threads must be 1 or more"),
+        ({"sequences": 9, "batch": 4}, OptionError, "9 sequences need a batch"),
+        ({"family": "x.toml"}, OptionError, "not both"),
+        ({"tuned": None}, OptionError, "tuned missing"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(tiny, options, error, message):
+    with pytest.raises(error, match=message):
+        EFT.open(**({**tiny.family(), "threads": 1} | options))
+
+
+def test_models_of_different_vocabularies_are_refused_before_loading(tiny, tmp_path, monkeypatch):
+    strange = write_tiny_model(tmp_path / "strange.gguf", padding=0)
+    data = strange.read_bytes()
+    strange.write_bytes(data.replace("Ġt".encode(), "Ġs".encode(), 1))
+    monkeypatch.setattr("eft_gguf.eft.Ensemble", None)
+    with pytest.raises(CompatibilityError, match="token 259 is"):
+        EFT.open(base=strange, untuned=tiny.untuned, tuned=tiny.tuned)
+
+
+def test_a_closed_family_says_so(tiny):
+    eft = EFT.open(**tiny.family(), threads=1)
+    eft.close()
+    eft.close()
+    with pytest.raises(EFTError, match="closed"):
+        eft.stream("x")
+    with pytest.raises(EFTError, match="closed"):
+        eft.score("x")
+
+
+def test_a_prompt_that_does_not_fit_names_both_numbers(eft):
+    with pytest.raises(ContextError, match="prompt has 300 tokens, the context holds 256"):
+        eft.stream("x" * 300)
+    assert eft.complete("x" * 250, sampling=Sampling(temperature=0)).finish_reason in ("length", "stop")
