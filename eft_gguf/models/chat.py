@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from ..errors import OptionError
+from eft_gguf.errors import OptionError
 
 ROLES = ("system", "user", "assistant")
 PLAIN = "complete plain text instead (eft-gguf run --raw)"
@@ -48,9 +48,7 @@ def check_messages(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]
             raise OptionError(f"message {number} is {type(message).__name__}, not a mapping", hint=_example())
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise OptionError(
-                f"message {number} has the role {role!r}", hint=f"use one of {', '.join(ROLES)}"
-            )
+            raise OptionError(f"message {number} has the role {role!r}", hint=f"use one of {', '.join(ROLES)}")
         if not isinstance(content, str):
             raise OptionError(
                 f"the content of message {number} is {type(content).__name__}, not a text", hint=_example()

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import CompatibilityError
-from .metadata import GGUFMetadata, Vocabulary
+from eft_gguf.errors import CompatibilityError
+from eft_gguf.models.metadata import GGUFMetadata, Vocabulary
 
 SAME_SERIES = "take all models from one series with one tokenizer, such as two sizes of Qwen2.5"
 SHOWN = 40  # characters of a token in a message

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import CompatibilityError, ModelFileError, OptionError
-from .metadata import GGUFMetadata, read_metadata
-from .references import ADAPTER, Reference, locate, resolve
+from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.models.metadata import GGUFMetadata, read_metadata
+from eft_gguf.models.references import ADAPTER, Reference, locate, resolve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,9 +45,7 @@ class Trait:
                 hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base or untuned",
             )
         if not math.isfinite(self.weight):
-            raise OptionError(
-                f"the weight of trait {self.name} is {self.weight}", hint="give a finite number"
-            )
+            raise OptionError(f"the weight of trait {self.name} is {self.weight}", hint="give a finite number")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +73,7 @@ class Family:
         if twice:
             raise OptionError(f"two tuned models are called {twice[0]!r}", hint="name them apart: TRAIT=REF")
         if self.ctx is not None and self.ctx < 1:
-            raise OptionError(
-                f"ctx of family {self.name} is {self.ctx}", hint="give a number of tokens above 0"
-            )
+            raise OptionError(f"ctx of family {self.name} is {self.ctx}", hint="give a number of tokens above 0")
 
 
 def load_family(spec: str | Path | None = None) -> Family:
@@ -114,9 +110,7 @@ def family_from_references(
                 f"the tuned model {unnamed} has no trait name",
                 hint=f"with several tuned models each needs one: helpful={unnamed}",
             )
-    traits = tuple(
-        Trait("tuned" if name is None else name, resolve(ref), weight) for name, ref, weight in parsed
-    )
+    traits = tuple(Trait("tuned" if name is None else name, resolve(ref), weight) for name, ref, weight in parsed)
     return Family("from references", resolve(base), resolve(untuned), traits)
 
 

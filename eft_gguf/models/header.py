@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelFileError
+from eft_gguf.errors import ModelFileError
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -83,11 +83,11 @@ class Header:
 def open_gguf(path: Path) -> BinaryIO:
     """Open a model file and check its first four bytes. Raises ModelFileError with the reason."""
     try:
+        if path.is_fifo():  # opening one waits for a writer
+            raise OSError("it is a pipe, and models are mapped into memory")
         file = path.open("rb")
     except FileNotFoundError:
-        raise ModelFileError(
-            f"there is no file {path}", hint="check the path, or fetch the model first"
-        ) from None
+        raise ModelFileError(f"there is no file {path}", hint="check the path, or fetch the model first") from None
     except IsADirectoryError:
         files = sorted(p.name for p in path.glob("*.gguf"))
         name = f", such as {path / files[0]}" if files else ""

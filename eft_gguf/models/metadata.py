@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ModelFileError
-from .header import DAMAGED_HINT, StringArray, read_header
+from eft_gguf.errors import ModelFileError
+from eft_gguf.models.header import DAMAGED_HINT, StringArray, read_header
 
 UNUSED = 5  # llama.cpp's token type of entries that only fill the vocabulary up
 SHORT = 1024  # arrays up to this length (heads per layer, tags) are kept among the fields

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import OptionError
-from .header import open_gguf
+from eft_gguf.errors import OptionError
+from eft_gguf.models.header import open_gguf
 
 ADAPTER = "lora:"
 LATER = ("hf:", "ollama:")

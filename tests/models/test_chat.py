@@ -23,9 +23,7 @@ def test_a_conversation() -> None:
 
 
 def test_the_assistants_turn_is_begun_and_special_tokens_are_the_models() -> None:
-    template = (
-        "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{% if add_generation_prompt %}go{% endif %}"
-    )
+    template = "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{% if add_generation_prompt %}go{% endif %}"
     assert fill(template) == "<s>Who?</s>go"
 
 
@@ -41,9 +39,7 @@ def refused(template: str, messages: Any = USER) -> OptionError:
 
 
 def test_a_templates_own_message_is_passed_on() -> None:
-    template = (
-        "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
-    )
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}x"
     messages = [{"role": "system", "content": "Be brief."}, *USER]
     error = refused(template, messages)
     assert "System role not supported" in error.message

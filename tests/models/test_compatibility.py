@@ -92,9 +92,7 @@ def test_padding_at_the_end_is_fine(make: Maker) -> None:
     padded = [*TOKENS, "[PAD8]", "[PAD9]", "fill"]
     tuned = make("padded", tokens=padded, types=[1] * 10 + [UNUSED])
     findings = require(make("large"), make("small"), {"tuned": tuned})
-    assert only(findings, "note").message.endswith(
-        "have 8 and 11 tokens, the same up to 7; the rest is padding"
-    )
+    assert only(findings, "note").message.endswith("have 8 and 11 tokens, the same up to 7; the rest is padding")
     # whichever is the larger one
     assert only(require(tuned, tuned, {"tuned": make("chatty")}), "note").message.count("11 and 8") == 1
 
@@ -152,8 +150,8 @@ def test_files_that_are_no_whole_model(make: Maker, other: dict[str, Any], words
 def test_errors_come_first(make: Maker) -> None:
     traits = {
         "padded": make("padded", tokens=[*TOKENS, "[PAD8]"]),
-        "added": make("added", tokens=[*TOKENS, "new"]),
         "wrong": make("wrong", tokens=["x", *TOKENS[1:]]),
+        "added": make("added", tokens=[*TOKENS, "new"]),
     }
     severities = [finding.severity for finding in check(make("large"), make("small"), traits)]
     assert severities == ["error", "warning", "note"]

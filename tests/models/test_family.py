@@ -43,9 +43,7 @@ def load(folder: Path, text: str) -> Family:
 
 
 def test_a_family_file(folder: Path) -> None:
-    text = (
-        'name = "Täst"\nctx = 512\n' + HEAD + '[tuned]\nhelpful = "helpful.gguf"\nstyle = "lora:lora.gguf"\n'
-    )
+    text = 'name = "Täst"\nctx = 512\n' + HEAD + '[tuned]\nhelpful = "helpful.gguf"\nstyle = "lora:lora.gguf"\n'
     assert load(folder, text) == Family(
         name="Täst",
         base=Reference("large.gguf", folder / "large.gguf"),
@@ -170,9 +168,7 @@ def test_family_files_that_cannot_be_read(folder: Path, monkeypatch: pytest.Monk
 def test_a_single_tuned_model_is_called_tuned(folder: Path) -> None:
     for tuned in ("helpful.gguf", Path("helpful.gguf"), ["helpful.gguf"]):
         family = family_from_references("large.gguf", Path("small.gguf"), tuned)
-        assert [(t.name, t.model.path, t.weight) for t in family.tuned] == [
-            ("tuned", Path("helpful.gguf"), 1.0)
-        ]
+        assert [(t.name, t.model.path, t.weight) for t in family.tuned] == [("tuned", Path("helpful.gguf"), 1.0)]
     assert (family.base.path, family.untuned.path) == (Path("large.gguf"), Path("small.gguf"))
 
 
@@ -255,9 +251,7 @@ def test_read_family_reads_each_file_once(folder: Path, monkeypatch: pytest.Monk
         return read_metadata(path)
 
     monkeypatch.setattr("eft_gguf.models.family.read_metadata", record)
-    family = family_from_references(
-        "large.gguf", "small.gguf", {"same": "small.gguf", "style": "lora:lora.gguf"}
-    )
+    family = family_from_references("large.gguf", "small.gguf", {"same": "small.gguf", "style": "lora:lora.gguf"})
     base, untuned, tuned = read_family(family)
     assert [path.name for path in read] == ["large.gguf", "small.gguf", "lora.gguf"]
     assert (base.path.name, untuned.path.name) == ("large.gguf", "small.gguf")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import time
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models import header
 from eft_gguf.models.header import StringArray, open_gguf, read_header
-from tests.gguf_files import TOKENS, write_model
+from tests.gguf_files import write_model
 
 U64 = struct.Struct("<Q")
 SMALL = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)  # a header of one key, which is to follow
@@ -100,9 +101,7 @@ def test_block_sizes_are_those_of_the_gguf_package() -> None:
 STRINGS = st.lists(
     st.one_of(
         st.binary(max_size=12),
-        st.sampled_from(
-            [b"", b"\0", b"\0" * 7, b"\0" * 8, b"x" * 255, b"x" * 256, b"x" * 65_536, b"\1" + b"\0" * 7]
-        ),
+        st.sampled_from([b"", b"\0", b"\0" * 7, b"\0" * 8, b"x" * 255, b"x" * 256, b"x" * 65_536, b"\1" + b"\0" * 7]),
     ),
     max_size=30,
 )
@@ -116,15 +115,13 @@ def test_string_arrays_read_as_written(
     tmp_path_factory: pytest.TempPathFactory, strings: list[bytes], after: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "strings.gguf"
-    data = (
-        SMALL + text("texts") + struct.pack("<IIQ", 9, 8, len(strings)) + b"".join(map(text, strings)) + after
-    )
+    data = SMALL + text("texts") + struct.pack("<IIQ", 9, 8, len(strings)) + b"".join(map(text, strings)) + after
     texts = read_header(write(path, data)).values["texts"]
     assert [texts[index] for index in range(len(texts))] == strings
 
 
 def test_ordinary_strings_are_found_without_a_loop() -> None:
-    strings = [f"Ġtoken{index}".encode() for index in range(1000)] + ["Ġ".encode() * 128]
+    strings = [b"a", "Ġ".encode() * 128, *(f"Ġtoken{index}".encode() for index in range(1000))]
     array = array_of(strings)
     starts = header._starts_at_a_glance(np.frombuffer(array.blob, np.uint8), len(strings))
     assert starts is not None
@@ -186,13 +183,13 @@ def test_failing_disk(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Input/output error" in refused(model).message
 
 
-def test_path_that_no_system_has() -> None:
-    assert "cannot open" in refused(Path("nul\0.gguf")).message
+def test_paths_that_cannot_be_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.gguf")
+    for path in (Path("nul\0.gguf"), tmp_path / "pipe.gguf"):
+        assert "cannot open" in refused(path).message
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"GG", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1"]
-)
+@pytest.mark.parametrize("data", [b"", b"GG", b"<!DOCTYPE html>", b"version https://git-lfs.github.com/spec/v1"])
 def test_no_gguf(tmp_path: Path, data: bytes) -> None:
     assert "is no GGUF file" in refused(write(tmp_path / "page.gguf", data)).message
 
@@ -214,9 +211,7 @@ def test_unknown_versions(tmp_path: Path, version: int) -> None:
 
 @settings(deadline=None)
 @given(data=st.data())
-def test_a_cut_anywhere_is_refused(
-    model: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
-) -> None:
+def test_a_cut_anywhere_is_refused(model: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     whole = model.read_bytes()
     cut = data.draw(st.integers(0, len(whole) - 1))
     refused(write(tmp_path_factory.getbasetemp() / "cut.gguf", whole[:cut]))
@@ -263,26 +258,24 @@ ABSURD = {
     "numbers": SMALL + text("k") + struct.pack("<IIQ", 9, 4, 2**62),
     "type of a value": SMALL + text("k") + struct.pack("<IQ", 77, 1),
     "array of arrays": SMALL + text("k") + struct.pack("<IIQ", 9, 9, 1),
-    "length of one string of many": SMALL
-    + text("k")
-    + struct.pack("<IIQ", 9, 8, 2)
-    + text("a")
-    + U64.pack(2**64 - 8),
+    "length of one string of many": SMALL + text("k") + struct.pack("<IIQ", 9, 8, 2) + text("a") + U64.pack(2**64 - 8),
     "dimensions": b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<I", 2**31),
-    "shape": b"GGUF"
-    + struct.pack("<IQQ", 3, 1, 0)
-    + text("t")
-    + struct.pack("<IQQIQ", 2, 2**63, 2**63, 0, 0),
+    "shape": b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IQQIQ", 2, 2**63, 2**63, 0, 0),
     "offset": b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("t") + struct.pack("<IQIQ", 1, 1, 0, 2**64 - 1),
     "alignment": SMALL + text("general.alignment") + struct.pack("<II", 4, 0),
     "alignment 33": SMALL + text("general.alignment") + struct.pack("<II", 4, 33),
+    "five dimensions": b"GGUF"
+    + struct.pack("<IQQ", 3, 1, 0)
+    + text("t")
+    + struct.pack("<I5QIQ", 5, 1, 1, 1, 1, 1, 0, 0),
+    "tensor twice": b"GGUF" + struct.pack("<IQQ", 3, 2, 0) + 2 * (text("t") + struct.pack("<IIQ", 0, 0, 0)),
     "key twice": b"GGUF" + struct.pack("<IQQ", 3, 0, 2) + 2 * (text("k") + struct.pack("<II", 4, 0)),
 }
 
 
 @pytest.mark.parametrize("data", ABSURD.values(), ids=ABSURD.keys())
 def test_absurd_claims(tmp_path: Path, data: bytes) -> None:
-    refused(write(tmp_path / "absurd.gguf", data + bytes(24)))
+    refused(write(tmp_path / "absurd.gguf", data + bytes(64)))
 
 
 @pytest.mark.parametrize("kind", [4, 8])
@@ -299,8 +292,3 @@ def test_an_endless_header_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(header, "MAX_HEADER", 100)
     path = write(tmp_path / "long.gguf", SMALL + text("k") + struct.pack("<IQ", 8, 200) + bytes(200))
     assert "no real header takes 100" in refused(path).message
-
-
-def test_tokens_are_read_in_order(model: Path) -> None:
-    tokens = read_header(model).values["tokenizer.ggml.tokens"]
-    assert [tokens[index].decode() for index in range(len(tokens))] == list(TOKENS)

@@ -40,9 +40,7 @@ def test_home_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("~nobody-of-this-name/model.gguf")
 
 
-@pytest.mark.parametrize(
-    "text", ["hf:owner/repo/file.gguf", "ollama:qwen2.5:0.5b", "lora:hf:owner/repo/file.gguf"]
-)
+@pytest.mark.parametrize("text", ["hf:owner/repo/file.gguf", "ollama:qwen2.5:0.5b", "lora:hf:owner/repo/file.gguf"])
 def test_later_schemes_say_so(text: str) -> None:
     with pytest.raises(OptionError, match="not supported yet") as caught:
         resolve(text)
