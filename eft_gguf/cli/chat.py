@@ -51,7 +51,8 @@ class Talk:
             self.session.record("models", models=models)
         if system is not None:
             self.session.record("system", text=system)
-        self.set_blend(blend)
+        if blend != self.blend:
+            self.set_blend(blend)
 
     def set_blend(self, blend: Blend) -> None:
         """Use these dials from now on. Raises OptionError for a trait that the family does not have."""
@@ -74,16 +75,19 @@ class Talk:
         try:
             reply = follow(self.eft.chat(self.conversation.prompt(), blend=self.blend, sampling=sampling), show)
         except EFTError:
-            # A question that cannot be answered, such as one too long, must not stand in the way of the next.
-            if self.conversation.unanswered:
-                self.session.record("retract")
+            self.give_up()
             raise
         if reply.finish_reason == "interrupted" and not reply.text:
-            self.session.record("retract")
+            self.give_up()
         else:
             self.session.record("end", finish_reason=reply.finish_reason, seed=reply.timings.seed)
         self.last = reply
         return reply
+
+    def give_up(self) -> None:
+        """Take a new question back: one too long, or not wanted, must not stand in the way of the next."""
+        if self.conversation.unanswered and self.attempt == 0:
+            self.session.record("retract")
 
 
 @click.command(short_help="Talk, with the dials at hand.")
@@ -110,7 +114,7 @@ def chat(continued: bool, system: str | None, stats: bool, dials: Given, samplin
         talk = Talk(eft, session, before, options)
         talk.begin(replace(before, **{**dials, "traits": traits}), system)
         if interactive := sys.stdin.isatty():
-            display.note(welcome(talk))
+            display.note(welcome(talk) + "\n")
         converse(talk, messages(COMMANDS), patient=interactive, figures=stats or sys.stderr.isatty())
         if interactive and kept.messages:
             display.note("To come back to this chat: eft-gguf chat --continue")
@@ -142,21 +146,30 @@ def respond(talk: Talk, line: str, figures: bool) -> None:
         talk.attempt = 0
         talk.session.record("user", text=line.strip())
     reply = talk.answer()
+    if reply.finish_reason == "interrupted" and not reply.text:
+        rest = "/regen makes it" if talk.conversation.unanswered else "the question is taken back"
+        display.note(f"Stopped before the reply began: {rest}.\n")
+        return
     click.echo(nl=not reply.text.endswith("\n"))
     if figures:
-        display.note(display.footer(reply.timings, reply.finish_reason))
+        display.note(display.footer(reply.timings, reply.finish_reason) + "\n")
 
 
 def welcome(talk: Talk) -> str:
     """What to know at the beginning; for a chat reopened, what was said last."""
     family = talk.eft.family
+    models = [("base", family.base, ""), ("untuned", family.untuned, "")]
+    models += [(trait.name, trait.model, f" × {trait.weight:g}") for trait in family.tuned]
+    lines = [family.name]
+    lines += [f"  {name:<10}{reference.path.name}{weight}" for name, reference, weight in models]
+    lines.append("/help lists the commands. Alt-Enter: new line. Ctrl-C: stop. Ctrl-D: leave.")
     said = talk.conversation.messages
-    lines = [f"{family.name}: base {family.base.path.name}, untuned {family.untuned.path.name}, tuned "]
-    lines[0] += ", ".join(trait.model.path.name for trait in family.tuned)
-    lines.append("/help lists the commands. Alt-Enter begins a new line, Ctrl-C stops a reply, Ctrl-D leaves.")
     if said:
-        lines.append(f"{len(said)} messages so far, the last of them:")
-        lines += [f"{'> ' if message['role'] == 'user' else ''}{message['content']}" for message in said[-2:]]
+        lines.append(f"{len(said)} messages so far; the last:")
+        last = said[-1:] if talk.conversation.unanswered else said[-2:]
+        lines += [
+            f"{'> ' if message['role'] == 'user' else ''}{display.printable(message['content'])}" for message in last
+        ]
     if talk.conversation.unanswered:
-        lines.append("This has no reply yet: /regen makes it.")
+        lines.append("It has no reply yet: /regen makes it.")
     return "\n".join(lines)

@@ -66,11 +66,11 @@ def complain(message: str, hint: str = "") -> None:
 
 def footer(timings: Timings, finish_reason: str) -> str:
     """The figures of one reply, in lines that fit 80 columns."""
-    ended = {"stop": "", "length": " · cut off", "interrupted": " · stopped"}[finish_reason]
+    ended = {"stop": "", "length": ", cut off", "interrupted": ", stopped"}[finish_reason]
     per_model = ", ".join(f"{name} {ms:.1f}" for name, ms in timings.model_milliseconds.items())
-    rate, prefill = timings.tokens_per_second, timings.prefill_tokens_per_second
     return (
-        f"  {timings.generated_tokens} tokens at {rate:.1f}/s{ended} · ms per token: {per_model}\n"
-        f"  prompt {timings.prompt_tokens} tokens, {timings.cached_tokens} cached, rest at {prefill:.1f}/s"
-        f" · seed {timings.seed}"
+        f"  {timings.generated_tokens} tokens at {timings.tokens_per_second:.1f}/s{ended}"
+        f" · prompt {timings.prompt_tokens}, {timings.cached_tokens} cached,"
+        f" rest at {timings.prefill_tokens_per_second:.1f}/s\n"
+        f"  ms per token: {per_model or 'none'} · seed {timings.seed}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, cast
@@ -28,8 +28,10 @@ class Reply:
 def follow(chunks: Iterator[Chunk], show: Callable[[str], None]) -> Reply:
     """Hand each piece of text to `show` as it comes. Ctrl-C ends the reply; a second one ends the program."""
     pieces: list[str] = []
-    with Status() as status, interruption() as interrupted:
-        for chunk in chunks:
+    generator = cast("Generator[Chunk, None, None]", chunks)
+    with Status() as status, interruption() as interrupted, closing(generator):
+        status("reading the prompt")
+        for chunk in generator:
             timings = chunk.timings
             if chunk.text:
                 status.clear()
@@ -40,7 +42,6 @@ def follow(chunks: Iterator[Chunk], show: Callable[[str], None]) -> Reply:
             if chunk.finish_reason:
                 return Reply("".join(pieces), chunk.finish_reason, timings)
             if interrupted():
-                cast("Generator[Chunk, None, None]", chunks).close()
                 return Reply("".join(pieces), "interrupted", timings)
     raise AssertionError("the reply ended without a finish reason")
 

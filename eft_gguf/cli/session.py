@@ -51,13 +51,24 @@ class Conversation:
 
     def prompt(self) -> list[Message]:
         """The messages to answer, the system message among them."""
-        return ([{"role": "system", "content": self.system}] if self.system else []) + self.messages
+        prompt = [{"role": "system", "content": self.system}] if self.system else []
+        for message in self.messages:
+            # Questions without a reply (a crash came between) become one: many templates insist on turns.
+            if prompt and prompt[-1]["role"] == message["role"] == "user":
+                prompt[-1] = {"role": "user", "content": f"{prompt[-1]['content']}\n\n{message['content']}"}
+            else:
+                prompt.append(message)
+        return prompt
 
     def apply(self, event: dict[str, Any]) -> None:
         """Take one event in. Raises KeyError or TypeError for one that is none."""
         kind = event["event"]
-        if kind in ("user", "reply"):
-            self._add("user" if kind == "user" else "assistant", event["text"])
+        if kind == "user":
+            self._add("user", event["text"])
+        elif kind == "reply" and not self.unanswered:
+            self.messages[-1]["content"] += event["text"]
+        elif kind == "reply":
+            self._add("assistant", event["text"])
         elif kind == "end":
             # A reply may be empty; without a message in its place the next question would join this one.
             if self.unanswered:
@@ -79,12 +90,7 @@ class Conversation:
             raise KeyError(kind)
 
     def _add(self, role: str, text: str) -> None:
-        """Add a message; continue the last one of the same role: many templates insist on turns."""
-        if self.messages and self.messages[-1]["role"] == role:
-            joint = "\n\n" if role == "user" else ""
-            self.messages[-1]["content"] += joint + text
-        else:
-            self.messages.append(_message({"role": role, "content": text}))
+        self.messages.append(_message({"role": role, "content": text}))
 
 
 class Session:

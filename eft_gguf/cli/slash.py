@@ -39,8 +39,8 @@ def obey(talk: Talk, line: str) -> str | None:
 def _help(talk: Talk, argument: str) -> str:
     lines = [f"{usage:<24}{summary}" for usage, summary, _ in COMMANDS.values()]
     keys = (
-        "Enter sends. Alt-Enter, or a backslash before Enter, begins a new line; pasted lines stay together.",
-        "Ctrl-C stops a reply, clears the line, and on an empty line leaves.",
+        "Enter sends. Alt-Enter, or a backslash before Enter, begins a new line.",
+        "Ctrl-C stops a reply, clears what is typed, and with nothing typed leaves.",
     )
     return "\n".join((*lines, *keys))
 

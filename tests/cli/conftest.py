@@ -71,6 +71,7 @@ class FakeEFT:
 
     requests: list[dict[str, Any]] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
+    opening: list[str] = field(default_factory=list)
     before_word: Callable[[int], None] = lambda number: None
     ctx: int = 512
     family: Family = FAMILY
@@ -103,13 +104,13 @@ class FakeEFT:
         timings = Timings(prompt_tokens=20, cached_tokens=8, prefill_total=12, seed=sampling.seed or 7)
         yield Chunk("", None, None, timings)
         timings.prefill_done = 12
-        words = text.split(" ")
+        words = self.opening + text.split(" ")
         for number, word in enumerate(words):
             self.before_word(number)
             timings.generated_tokens += 1
             timings.decode_seconds += 0.01
             timings.model_seconds = {name: timings.decode_seconds / 4 for name in self.members}
-            yield Chunk(word + (" " if number < len(words) - 1 else ""), number, None, timings)
+            yield Chunk(word + (" " if word and number < len(words) - 1 else ""), number, None, timings)
         yield Chunk("", 0, "stop", timings)
 
 

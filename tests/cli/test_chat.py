@@ -141,6 +141,16 @@ def test_ctrl_c_keeps_what_was_said(command: Callable, fake) -> None:
     assert contents(fake.requests[1]) == ["one", "reply 1 ", "two"]
 
 
+def test_ctrl_c_before_the_reply_takes_the_question_back(command: Callable, fake) -> None:
+    fake.before_word = lambda number: os.kill(os.getpid(), signal.SIGINT)
+    fake.opening = [""]
+    outcome = command("chat", stdin="one\n")
+    assert outcome.out == "" and "taken back" in outcome.err
+    fake.before_word = lambda number: None
+    command("chat", "--continue", stdin="two")
+    assert contents(fake.requests[1]) == ["two"]
+
+
 def test_an_exception_in_mid_reply_loses_nothing(command: Callable, fake) -> None:
     def crash(number: int) -> None:
         if number == 2:

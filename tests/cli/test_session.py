@@ -119,13 +119,19 @@ def test_a_chat_is_open_only_once(talked: Callable[..., Session]) -> None:
         ([said("a"), replied("b"), END, ("retract", {})], ["a"]),
         ([said("a"), ("retract", {})], []),
         ([said("a"), END], ["a", ""]),
-        ([said("a"), said("b")], ["a\n\nb"]),
+        ([said("a"), said("b"), ("retract", {})], ["a"]),
         ([said("a"), ("replace", {"system": "", "messages": []})], []),
         ([said("a"), replied("b"), ("end", {"finish_reason": "interrupted", "seed": 1}), said("c")], ["a", "b", "c"]),
     ],
 )
 def test_events(events: list, messages: list[str], talked: Callable[..., Session]) -> None:
     assert [message["content"] for message in talked(*events).conversation.messages] == messages
+
+
+def test_questions_without_a_reply_are_asked_as_one(talked: Callable[..., Session]) -> None:
+    conversation = talked(said("a"), replied("b"), END, said("c"), said("d")).conversation
+    assert [message["content"] for message in conversation.prompt()] == ["a", "b", "c\n\nd"]
+    assert len(conversation.messages) == 4
 
 
 def test_save_and_load(tmp_path: Path) -> None:
