@@ -6,7 +6,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,13 +18,15 @@ from eft_gguf.blend.equation import Blend, coefficients
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.llama import Model
-from eft_gguf.engine.sampling import Sampler, Sampling
+from eft_gguf.engine.sampler import Alternatives, Sampler
+from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.chat import render
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import Family, family_from_references, load_family, read_family
+from eft_gguf.models.metadata import GGUFMetadata
 
 Messages = Seq[Mapping[str, str]]
 
@@ -38,22 +40,25 @@ class Chunk:
 
     token: the sampled id, None during prefill.  finish_reason: set on the last chunk: "stop" (end token or stop text)
     or "length" (max_tokens, or the context is full).  timings: up to now; the same object on every chunk of a reply.
+    alternatives: log-probabilities under the blend, where `Sampling.logprobs` asks for them.
     """
 
     text: str
     token: int | None
     finish_reason: str | None
     timings: Timings
+    alternatives: Alternatives | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """A whole reply. `tokens` are all sampled ids, the end token included."""
+    """A whole reply. `tokens` are all sampled ids, the end token included; `alternatives` as in Chunk, one each."""
 
     text: str
     tokens: list[int]
     finish_reason: str
     timings: Timings
+    alternatives: list[Alternatives] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +99,7 @@ class EFT:
         self.family = family
         base, untuned, tuned = read_family(family)
         self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
-        trained = [model.ctx_train for model in (base, untuned, *tuned.values()) if model.ctx_train]
-        self.ctx = ctx or family.ctx or min([DEFAULT_CTX, *trained])
+        self.ctx = _context(ctx or family.ctx, (base, untuned, *tuned.values()))
         self._ensemble = Ensemble(
             family,
             ctx=self.ctx,
@@ -187,7 +191,9 @@ class EFT:
             chunks = list(self.chat(prompt, blend=blend, sampling=sampling))
         last = chunks[-1]
         tokens = [chunk.token for chunk in chunks if chunk.token is not None]
-        return Completion("".join(chunk.text for chunk in chunks), tokens, last.finish_reason or "", last.timings)
+        text = "".join(chunk.text for chunk in chunks)
+        alternatives = [chunk.alternatives for chunk in chunks if chunk.alternatives is not None]
+        return Completion(text, tokens, last.finish_reason or "", last.timings, alternatives)
 
     def score(self, text: str, *, blend: Blend | None = None) -> Score:
         """Log-probabilities of the tokens of `text` under the blend and each model. Raises ContextError."""
@@ -226,7 +232,8 @@ class EFT:
                 f"token {unknown} of the prompt is beyond the {self._ensemble.n_vocab:,} tokens that all models share",
                 hint="word the prompt without the tuned model's own control tokens",
             )
-        sequence = Sequence(ids, factors, Sampler(sampling, self._ensemble.n_vocab), max_tokens=sampling.max_tokens)
+        sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, ids)
+        sequence = Sequence(ids, factors, sampler, max_tokens=sampling.max_tokens)
         try:
             self._engine.add(sequence)
         except BaseException:
@@ -252,7 +259,8 @@ class EFT:
                     reason = "stop"
                 elif reason is not None:
                     text += stream.flush()
-                yield Chunk(text, token, reason, sequence.timings)
+                alternatives = None if token is None else sequence.alternatives
+                yield Chunk(text, token, reason, sequence.timings, alternatives)
         finally:
             self._engine.remove(sequence)
             self._remember(prompt, sequence)
@@ -287,6 +295,18 @@ class EFT:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
+
+
+def _context(asked: int | None, models: Seq[GGUFMetadata]) -> int:
+    """Tokens of context, by default as many as all models were trained for. Raises ContextError for more."""
+    trained = [(model.ctx_train, model.path.name) for model in models if model.ctx_train]
+    shortest, name = min(trained, default=(DEFAULT_CTX, ""))
+    if asked is not None and trained and asked > shortest:
+        raise ContextError(
+            f"a context of {asked:,} tokens was asked for, but {name} was trained for {shortest:,}",
+            hint=f"pass --ctx {shortest} or less",
+        )
+    return asked or min(DEFAULT_CTX, shortest)
 
 
 def _cores() -> int:

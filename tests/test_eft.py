@@ -1,4 +1,5 @@
 import gc
+import json
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_the_end_tokens_of_all_members_end_a_reply(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"ctx": 512}, ContextError, "512 tokens was asked for, but base.gguf .base. was trained for 256"),
+        ({"ctx": 512}, ContextError, "512 tokens was asked for, but base.gguf was trained for 256"),
         ({"ctx": 0}, OptionError, "ctx must be 1 or more"),
         ({"threads": 0}, OptionError, "threads must be 1 or more"),
         ({"sequences": 9, "batch": 4}, OptionError, "9 sequences need a batch"),
@@ -212,3 +213,34 @@ def test_a_prompt_that_does_not_fit_names_both_numbers(eft):
     with pytest.raises(ContextError, match="prompt has 300 tokens, the context holds 256"):
         eft.stream("x" * 300)
     assert eft.complete("x" * 250, sampling=Sampling(temperature=0)).finish_reason in ("length", "stop")
+
+
+def test_unused_and_control_tokens_are_never_sampled_but_end_tokens_are(tiny, tmp_path):
+    padded = [write_tiny_model(tmp_path / f"{seed}.gguf", seed=seed, padding=24) for seed in range(2)]
+    with EFT.open(base=padded[0], untuned=padded[1], tuned=padded[1], threads=1) as eft:
+        drawn: set[int] = set()
+        for seed in range(30):
+            sampling = Sampling(temperature=50, top_k=0, top_p=1, min_p=0, max_tokens=200, seed=seed)
+            drawn.update(eft.complete("abc", sampling=sampling).tokens)
+        start, ends = 1, {0, 2}
+        assert not drawn & {start, *range(260, 284)}
+        assert drawn & ends
+        assert len(drawn) > 200
+
+
+def test_log_probabilities_come_with_each_token(eft):
+    reply = eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=5, logprobs=3))
+    assert len(reply.alternatives) == len(reply.tokens)
+    for token, found in zip(reply.tokens, reply.alternatives, strict=True):
+        assert found.tokens[0] == token  # greedy
+        assert found.chosen == found.log_probabilities[0] > found.log_probabilities[1] > found.log_probabilities[2]
+    assert eft.complete(QUESTION, sampling=GREEDY).alternatives == []
+
+
+def test_a_reply_under_a_json_schema_validates_at_any_dial(eft):
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    for seed, blend in enumerate([Blend(), Blend(0, 1), Blend(1, 0), Blend(1.5, -0.5)]):
+        sampling = Sampling(temperature=1.2, top_k=0, min_p=0, seed=seed, json_schema=schema, max_tokens=150)
+        reply = eft.complete(QUESTION, blend=blend, sampling=sampling)
+        assert reply.finish_reason == "stop", reply.text
+        assert isinstance(json.loads(reply.text)["ok"], bool)

@@ -188,7 +188,12 @@ class Engine:
         for sequence in plan.ready:
             members = sequence.members
             factors = np.array([sequence.factors[member] for member in members])
-            token = sequence.sampler.sample(tuple(next(rows[member]) for member in members), factors)
+            used = tuple(next(rows[member]) for member in members)
+            # One member ruling a token out rules it out of the blend; llama.cpp does not read these rows again.
+            used[0][self.ensemble.never_sampled] = -np.inf
+            token = sequence.sampler.sample(used, factors)
+            if sequence.sampler.logprobs is not None:
+                sequence.alternatives = sequence.sampler.alternatives(used, factors, token)
             if token in self.ensemble.end_tokens:
                 sequence.finish_reason = "stop"
             sequence.append(token)

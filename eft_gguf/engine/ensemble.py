@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Adapter, Context, Model
-from eft_gguf.errors import ContextError
 from eft_gguf.models.family import Family
+from eft_gguf.models.metadata import CONTROL, UNKNOWN, UNUSED, read_metadata
 
 OUTPUTS = 16
 """Rows of logits that a context has room for beyond one a sequence: what `score` asks for at a time."""
@@ -38,7 +38,7 @@ class Ensemble:
     ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
     progress: called with a line of text before each file is loaded.
 
-    Raises LoadError, and ContextError where `ctx` is more than a model was trained for.
+    Raises LoadError.
     """
 
     def __init__(
@@ -66,12 +66,6 @@ class Ensemble:
                     progress(f"loading {name}: {weights.name}")
                     self._models[weights] = Model(weights, gpu_layers=gpu_layers)
                 model = self._models[weights]
-                if not 1 <= ctx <= model.ctx_train:
-                    raise ContextError(
-                        f"a context of {ctx:,} tokens was asked for, but {weights.name} ({name}) was trained for "
-                        f"{model.ctx_train:,}",
-                        hint=f"pass --ctx {model.ctx_train} or less",
-                    )
                 if reference.adapter:
                     progress(f"loading {name}: adapter {reference.path.name}")
                     adapter = Adapter(model, reference.path, scale=reference.scale)
@@ -92,12 +86,12 @@ class Ensemble:
             raise
         # Padding differs between sizes of some families: only ids that all members know can be blended.
         self.n_vocab = min(context.model.n_vocab for context in self._contexts)
-        self.end_tokens = frozenset[int]().union(*(model.end_tokens() for model in self._models.values()))
+        self.end_tokens, self.never_sampled = self._special_tokens()
 
     @property
     def tokenizer(self) -> Model:
-        """The model whose vocabulary and chat template count: the first tuned one's (an adapter's is the untuned's)."""
-        return self._contexts[min(2, len(self._contexts) - 1)].model
+        """The model whose vocabulary and template count: the first tuned one's (an adapter's is the untuned's)."""
+        return self._contexts[2].model
 
     @property
     def closed(self) -> bool:
@@ -132,6 +126,26 @@ class Ensemble:
         # Recurrent states can't be cut back to an earlier token: start the sequence again.
         context.forget(sequence, 0)
         return 0
+
+    def _special_tokens(self) -> tuple[frozenset[int], NDArray[np.int64]]:
+        """Ids that end a reply, by any member's word, and ids that no reply may hold.
+
+        Never sampled are unused entries, what a file says to suppress, and control tokens that end nothing, such as
+        <|im_start|>: those are for prompts. A base may never have been trained on them, and then base − untuned is
+        noise that could make one win. End tokens follow the equation like any other token, for a reply must end;
+        neither base nor untuned was trained on them then, so they hardly differ and the tuned model decides.
+        """
+        ends: set[int] = set()
+        barred: set[int] = set()
+        for model in self._models.values():
+            vocabulary = read_metadata(model.path).vocabulary
+            marked = [] if vocabulary is None else vocabulary.marked().tolist()
+            ends.update(token for token in marked if model.is_end(token))
+            barred.update(model.suppressed())
+            if vocabulary is not None and vocabulary.types is not None:
+                barred.update(np.flatnonzero(np.isin(vocabulary.types, (UNKNOWN, CONTROL, UNUSED))).tolist())
+        shared = sorted(token for token in barred - ends if token < self.n_vocab)
+        return frozenset(ends), np.array(shared, np.int64)
 
     def close(self) -> None:
         """Free everything, in the order that llama.cpp asks for."""

@@ -1,4 +1,4 @@
-"""The only file that touches llama.cpp's C functions: Model, Adapter, Context, Batch and SamplerChain.
+"""llama.cpp's models: Model, Adapter, Context, Batch. Only this file and chain.py touch its C functions.
 
 Each owns one thing of llama.cpp and frees it in `close`; contexts are to be closed before adapters and models.
 llama.cpp aborts the whole process where a caller exceeds a size it was given, so every size is checked here first.
@@ -16,8 +16,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.kernels import CANDIDATE
-from eft_gguf.errors import ContextError, DecodeError, LoadError, OptionError
+from eft_gguf.errors import ContextError, DecodeError, LoadError
 
 _KEEP_LOG_LINES = 40
 _log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)
@@ -57,25 +56,31 @@ class Model:
                 f"{path}: llama.cpp could not load this model: {_reason()}",
                 hint="free some memory, or take a smaller model or quantization",
             )
-        self._vocab = lib.llama_model_get_vocab(self._model)
-        self.n_vocab: int = lib.llama_vocab_n_tokens(self._vocab)
+        self.vocab = lib.llama_model_get_vocab(self._model)
+        self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.ctx_train: int = lib.llama_model_n_ctx_train(self._model)
-        self.add_bos: bool = lib.llama_vocab_get_add_bos(self._vocab)
-        self.bos: int = lib.llama_vocab_bos(self._vocab)
-        self.eos: int = lib.llama_vocab_eos(self._vocab)
+        self.add_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
+        self.bos: int = lib.llama_vocab_bos(self.vocab)
+        self.eos: int = lib.llama_vocab_eos(self.vocab)
 
     def chat_template(self) -> str | None:
         """The Jinja template stored in the file, or None."""
         template = lib.llama_model_chat_template(self._model, None)
         return template.decode("utf-8", "replace") if template else None
 
-    def end_tokens(self) -> frozenset[int]:
-        """The ids that end a generation: end of turn, end of text and their kin."""
-        return frozenset(t for t in range(self.n_vocab) if lib.llama_vocab_is_eog(self._vocab, t))
+    def is_end(self, token: int) -> bool:
+        """True for tokens that end a generation: end of turn, end of text and their kin."""
+        return bool(lib.llama_vocab_is_eog(self.vocab, token))
+
+    def suppressed(self) -> list[int]:
+        """Ids that the file says must never be sampled."""
+        count = ctypes.c_int32()
+        ids = lib.llama_vocab_get_suppress_tokens(self.vocab, ctypes.byref(count))
+        return list(ids[: count.value]) if ids else []
 
     def is_control(self, token: int) -> bool:
         """True for tokens such as <|im_end|>, which mark structure and are not text."""
-        return bool(lib.llama_vocab_is_control(self._vocab, token))
+        return bool(lib.llama_vocab_is_control(self.vocab, token))
 
     def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Token ids of `text`, no beginning-of-sequence id added. `special`: control tokens in it are read as such."""
@@ -83,7 +88,7 @@ class Model:
         room = len(data) + 8
         while True:
             ids = (lib.llama_token * room)()
-            count = lib.llama_tokenize(self._vocab, data, len(data), ids, room, False, special)
+            count = lib.llama_tokenize(self.vocab, data, len(data), ids, room, False, special)
             if count >= 0:
                 return list(ids[:count])
             room = -count
@@ -95,7 +100,7 @@ class Model:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
-            count = lib.llama_token_to_piece(self._vocab, token, buffer, room, 0, special)
+            count = lib.llama_token_to_piece(self.vocab, token, buffer, room, 0, special)
             if count >= 0:
                 return buffer.raw[:count]
             room = -count
@@ -247,68 +252,3 @@ class Context:
         if self._context:
             lib.llama_free(self._context)
             self._context = None
-
-
-class SamplerChain:
-    """llama.cpp's samplers in a row, on a candidate array of its own: fill `candidates`, then `choose`.
-
-    The chain remembers chosen tokens (penalties) and its random state (seed), so each sequence has its own.
-    """
-
-    def __init__(self, n_vocab: int) -> None:
-        self.candidates = np.zeros(n_vocab, CANDIDATE)
-        self._array = lib.llama_token_data_array()
-        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
-
-    def add_penalties(self, *, last: int, repeat: float) -> None:
-        """Divide the logits of the last `last` tokens by `repeat` (multiply where negative)."""
-        self._add(lib.llama_sampler_init_penalties(len(self.candidates), last, repeat, 0.0, 0.0))
-
-    def add_top_k(self, k: int) -> None:
-        """Keep the k most likely tokens."""
-        self._add(lib.llama_sampler_init_top_k(k))
-
-    def add_top_p(self, p: float) -> None:
-        """Keep the smallest set of most likely tokens whose probability reaches p."""
-        self._add(lib.llama_sampler_init_top_p(p, 1))
-
-    def add_min_p(self, p: float) -> None:
-        """Keep tokens at least p times as likely as the most likely one."""
-        self._add(lib.llama_sampler_init_min_p(p, 1))
-
-    def add_temperature(self, temperature: float) -> None:
-        """Divide all logits by `temperature`."""
-        self._add(lib.llama_sampler_init_temp(temperature))
-
-    def add_choice(self, seed: int) -> None:
-        """Draw from what is left, by a generator seeded with `seed`."""
-        self._add(lib.llama_sampler_init_dist(seed))
-
-    def add_greedy(self) -> None:
-        """Take the most likely token."""
-        self._add(lib.llama_sampler_init_greedy())
-
-    def _add(self, sampler: object) -> None:
-        if not sampler:
-            raise OptionError("llama.cpp refused a sampling option")
-        lib.llama_sampler_chain_add(self._chain, sampler)
-
-    def choose(self) -> int:
-        """Run the chain over `candidates` (which it reorders) and return the chosen token."""
-        array = self._array
-        array.data = ctypes.cast(self.candidates.ctypes.data, lib.llama_token_data_p)
-        array.size = len(self.candidates)
-        array.selected = -1
-        array.sorted = False
-        lib.llama_sampler_apply(self._chain, ctypes.byref(array))
-        return int(self.candidates[array.selected]["id"])
-
-    def accept(self, token: int) -> None:
-        """Tell the chain that `token` was taken."""
-        lib.llama_sampler_accept(self._chain, token)
-
-    def close(self) -> None:
-        """Free the chain and its samplers."""
-        if self._chain:
-            lib.llama_sampler_free(self._chain)
-            self._chain = None

@@ -1,104 +1,114 @@
-"""From blended logits to a token: the options, and the sampler that carries them out for one sequence."""
+"""The options by which a reply is drawn from the blended distribution."""
 
 from __future__ import annotations
 
+import json
 import math
-import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from eft_gguf.blend import kernels
-from eft_gguf.engine.llama import SamplerChain
 from eft_gguf.errors import OptionError
 
-PENALTY_WINDOW = 64
-"""How many of the last tokens `repeat_penalty` looks at, llama.cpp's default."""
+_CHECKS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda v: v >= 0, "0 or more"),
+    "top_k": (lambda v: 0 <= v < 2**31 and v == int(v), "a whole number, 0 or more"),
+    "top_p": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "min_p": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "typical_p": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "top_n_sigma": (lambda v: v >= 0, "0 or more"),
+    "xtc_probability": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "xtc_threshold": (lambda v: 0 <= v <= 1, "between 0 and 1"),
+    "repeat_penalty": (lambda v: v > 0, "above 0"),
+    "frequency_penalty": (lambda v: -2 <= v <= 2, "between -2 and 2"),
+    "presence_penalty": (lambda v: -2 <= v <= 2, "between -2 and 2"),
+    "penalty_window": (lambda v: 0 < v < 2**31 and v == int(v), "a whole number, 1 or more"),
+    "dry_multiplier": (lambda v: v >= 0, "0 or more"),
+    "dry_base": (lambda v: v >= 1, "1 or more"),
+    "dry_allowed_length": (lambda v: v >= 1 and v == int(v), "a whole number, 1 or more"),
+}
+_OPTIONAL_CHECKS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "seed": (lambda v: 0 <= v < 2**32 and v == int(v), "a whole number from 0 to 4294967295"),
+    "max_tokens": (lambda v: v >= 1 and v == int(v), "a whole number, 1 or more"),
+    "logprobs": (lambda v: 0 <= v <= 100 and v == int(v), "a whole number from 0 to 100"),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is drawn from the blended distribution. Raises OptionError for a value outside its range.
+    """How a reply is drawn, by llama.cpp's samplers on the blended logits. Raises OptionError outside a range.
 
-    temperature: 0 takes the most likely token every time.  top_k: 0 keeps all.  top_p, min_p: 1 and 0 keep all.
-    repeat_penalty: 1 is none.  seed: None draws one, which the timings report.  max_tokens: None goes on until the
-    model ends its turn or the context is full.  stop: texts that end the reply; they are not part of it.
+    temperature: 0 takes the most likely token every time.
+    top_k, top_p, min_p, typical_p, top_n_sigma: what to keep; 0, 1, 0, 1 and 0 keep all.
+    xtc_probability, xtc_threshold: now and then leave out the most likely choices; probability 0 is off.
+    repeat_penalty, frequency_penalty, presence_penalty: against tokens among the last `penalty_window` of prompt and
+    reply; 1, 0, 0 are off.
+    dry_multiplier, dry_base, dry_allowed_length: against repeated runs of tokens; multiplier 0 is off.
+    logit_bias: added to blended logits, by token id; −inf forbids.
+    grammar (GBNF) or json_schema (its text, or a mapping): what the reply must follow, applied after the blend.
+    seed: None draws one, which the timings report.
+    max_tokens: None goes on until the model ends its turn or the context is full.
+    stop: texts that end the reply; they are not part of it.
+    logprobs: give the log-probability of each chosen token under the blend, and of so many most likely ones.
     """
 
     temperature: float = 0.7
     top_k: int = 40
     top_p: float = 0.95
     min_p: float = 0.05
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
     repeat_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
+    penalty_window: int = 64
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    grammar: str | None = None
+    json_schema: str | Mapping[str, Any] | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
+    logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        _require("temperature", self.temperature, lambda v: v >= 0, "0 or more")
-        _require("top_k", self.top_k, lambda v: 0 <= v < 2**31 and v == int(v), "a whole number, 0 or more")
-        _require("top_p", self.top_p, lambda v: 0 < v <= 1, "above 0 and at most 1")
-        _require("min_p", self.min_p, lambda v: 0 <= v <= 1, "between 0 and 1")
-        _require("repeat_penalty", self.repeat_penalty, lambda v: v > 0, "above 0")
-        if self.seed is not None:
-            _require(
-                "seed",
-                self.seed,
-                lambda v: 0 <= v < 2**32 and v == int(v),
-                "a whole number from 0 to 4294967295",
-            )
-        if self.max_tokens is not None:
-            _require("max_tokens", self.max_tokens, lambda v: v >= 1 and v == int(v), "a whole number, 1 or more")
+        for name, (holds, wanted) in _CHECKS.items():
+            _require(name, getattr(self, name), holds, wanted)
+        for name, (holds, wanted) in _OPTIONAL_CHECKS.items():
+            if getattr(self, name) is not None:
+                _require(name, getattr(self, name), holds, wanted)
         if not isinstance(self.stop, tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise OptionError("stop must hold texts that are not empty", hint='for example stop=("\\n\\n",)')
+        for token, bias in self.logit_bias.items():
+            if not isinstance(token, int) or token < 0 or not isinstance(bias, (int, float)) or not bias < math.inf:
+                raise OptionError(
+                    f"logit_bias must map token ids to numbers, not {token!r} to {bias!r}",
+                    hint="for example logit_bias={11: -1.5}",
+                )
+        if self.grammar is not None and self.json_schema is not None:
+            raise OptionError("grammar and json_schema exclude each other", hint="give one of them")
 
+    def gbnf(self) -> str | None:
+        """The grammar that the reply must follow, if any, a JSON schema translated. Raises OptionError."""
+        if self.json_schema is None:
+            return self.grammar
+        from llama_cpp.llama_grammar import json_schema_to_gbnf
 
-class Sampler:
-    """Draws the tokens of one sequence. `seed` is the one in use, drawn where the options name none."""
-
-    def __init__(self, sampling: Sampling, n_vocab: int) -> None:
-        self.seed = secrets.randbelow(2**32) if sampling.seed is None else int(sampling.seed)
-        self._n_vocab = n_vocab
-        self._chain = _chain(sampling, self.seed, n_vocab)
-
-    def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
-        """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
-        if self._chain is None:
-            return int(kernels.blend_argmax(rows, factors, self._n_vocab))
-        kernels.blend_candidates(rows, factors, self._chain.candidates)
-        token = self._chain.choose()
-        self._chain.accept(token)
-        return token
-
-    def close(self) -> None:
-        """Free the sampler chain."""
-        if self._chain is not None:
-            self._chain.close()
-
-
-def _chain(sampling: Sampling, seed: int, n_vocab: int) -> SamplerChain | None:
-    """llama.cpp's samplers in the order of its own programs. None where greedy choice needs no chain at all."""
-    greedy, penalty = sampling.temperature == 0, sampling.repeat_penalty != 1
-    if greedy and not penalty:
-        return None
-    chain = SamplerChain(n_vocab)
-    if penalty:
-        chain.add_penalties(last=PENALTY_WINDOW, repeat=sampling.repeat_penalty)
-    if greedy:
-        chain.add_greedy()
-        return chain
-    if sampling.top_k:
-        chain.add_top_k(int(sampling.top_k))
-    if sampling.top_p < 1:
-        chain.add_top_p(sampling.top_p)
-    if sampling.min_p > 0:
-        chain.add_min_p(sampling.min_p)
-    if sampling.temperature != 1:
-        chain.add_temperature(sampling.temperature)
-    chain.add_choice(seed)
-    return chain
+        schema = self.json_schema
+        try:
+            schema = json.loads(schema) if isinstance(schema, str) else dict(schema)
+            if not isinstance(schema, dict):
+                raise TypeError(f"a schema is an object, not {schema!r:.40}")
+            return str(json_schema_to_gbnf(json.dumps(schema)))
+        except Exception as error:  # the translator raises many kinds, AssertionError among them
+            raise OptionError(
+                f"json_schema is no JSON schema that can be followed: {error or type(error).__name__}",
+                hint='for example {"type": "object", "properties": {"answer": {"type": "string"}}}',
+            ) from None
 
 
 def _require(name: str, value: float, holds: Callable[[float], bool], wanted: str) -> None:

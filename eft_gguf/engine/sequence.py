@@ -8,7 +8,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
-from eft_gguf.engine.sampling import Sampler
+from eft_gguf.engine.sampler import Alternatives, Sampler
 
 
 @dataclass(slots=True)
@@ -65,6 +65,7 @@ class Sequence:
 
     ids: token ids per member. All get the same ids today; they are kept apart because a family may word the prompt
     differently for its bases.  factors: the equation's factors per member; they may be changed between steps.
+    alternatives: to the last sampled token, where the sampler was asked for log-probabilities.
     slot: the llama.cpp sequence that holds its KV cache, once the engine has given it one.
     """
 
@@ -74,6 +75,7 @@ class Sequence:
         self.sampler = sampler
         self.max_tokens = max_tokens
         self.generated: list[int] = []
+        self.alternatives: Alternatives | None = None
         self.finish_reason: str | None = None
         self.slot: int | None = None
         self.timings = Timings(prompt_tokens=len(prompt), seed=sampler.seed)

@@ -13,6 +13,8 @@ import numpy.typing as npt
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models.header import DAMAGED_HINT, StringArray, read_header
 
+NORMAL = 1  # llama.cpp's token type of text
+UNKNOWN, CONTROL = 2, 3
 UNUSED = 5  # llama.cpp's token type of entries that only fill the vocabulary up
 SHORT = 1024  # arrays up to this length (heads per layer, tags) are kept among the fields
 LONG_KEYS = ("tokens", "token_type", "scores", "merges")
@@ -44,6 +46,19 @@ class Vocabulary:
     def first_difference(self, other: Vocabulary) -> int | None:
         """Lowest id of a token that is not the same, None if one vocabulary is the other's beginning."""
         return self.tokens.first_difference(other.tokens)
+
+    def marked(self) -> npt.NDArray[np.int64]:
+        """Ids of tokens that may be more than text: of another type than normal, of a role, or written like a tag.
+
+        A few hundred of some 150,000, so that llama.cpp need not be asked about each token there is. Files differ in
+        what they mark; llama.cpp also goes by texts, and all that it knows begin with one of these characters.
+        """
+        first = np.frombuffer(self.tokens.blob + bytes(9), np.uint8)[self.tokens.starts + 8]
+        tagged = np.isin(first, np.frombuffer(b"<[_", np.uint8))
+        if self.types is not None:
+            tagged |= self.types != NORMAL
+        tagged[list(self.special.values())] = True
+        return np.flatnonzero(tagged)
 
     def is_padding(self, index: int) -> bool:
         """Whether the entry only fills the vocabulary up to a round number, so that no text leads to it."""

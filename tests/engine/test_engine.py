@@ -5,7 +5,7 @@ from eft_gguf import ContextError, EFTError, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
-from eft_gguf.engine.sampling import Sampler
+from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.models.family import family_from_references
 
@@ -46,7 +46,7 @@ def make(tiny):
 
 
 def sequence(engine, prompt=PROMPT, factors=BOTH, max_tokens=12, sampling=GREEDY):
-    sampler = Sampler(sampling, engine.ensemble.n_vocab)
+    sampler = Sampler(sampling, engine.ensemble.tokenizer, engine.ensemble.n_vocab)
     return Sequence(prompt, factors, sampler, max_tokens=max_tokens)
 
 

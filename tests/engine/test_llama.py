@@ -35,7 +35,8 @@ def test_tokens_and_pieces(model):
     assert len(model.tokenize("<|im_end|>", special=False)) == len("<|im_end|>")
     assert model.is_control(ids[2])
     assert not model.is_control(ids[0])
-    assert ids[2] in model.end_tokens()
+    assert model.is_end(ids[2])
+    assert not model.is_end(ids[0])
     assert model.tokenize("", special=True) == []
     assert model.piece(10**6) == b""
 

@@ -1,0 +1,138 @@
+"""llama.cpp's samplers: SamplerChain and Grammar. Only this file and llama.py touch its C functions."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping
+
+import llama_cpp.llama_cpp as lib
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.blend.kernels import CANDIDATE
+from eft_gguf.engine.llama import Model
+from eft_gguf.errors import OptionError
+
+DRY_BREAKERS = ("\n", ":", '"', "*")
+"""Texts across which DRY looks for no repetition, llama.cpp's default."""
+
+
+class SamplerChain:
+    """llama.cpp's samplers in a row. They remember chosen tokens and their random state: each sequence has its own."""
+
+    def __init__(self) -> None:
+        self._array = lib.llama_token_data_array()
+        self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+
+    def add_logit_bias(self, n_vocab: int, bias: Mapping[int, float]) -> None:
+        """Add `bias` to the logits of tokens by id."""
+        entries = (lib.llama_logit_bias * len(bias))(*bias.items())
+        self._add(lib.llama_sampler_init_logit_bias(n_vocab, len(bias), entries))
+
+    def add_penalties(self, n_vocab: int, *, last: int, repeat: float, frequency: float, presence: float) -> None:
+        """Of the last `last` tokens: divide logits by `repeat`, take off `frequency` each time and `presence` once."""
+        self._add(lib.llama_sampler_init_penalties(n_vocab, last, repeat, frequency, presence))
+
+    def add_dry(self, model: Model, *, multiplier: float, base: float, allowed: int, last: int) -> None:
+        """DRY: take multiplier · base^(length − allowed) off a token that would go on with a repetition."""
+        texts = (ctypes.c_char_p * len(DRY_BREAKERS))(*(text.encode() for text in DRY_BREAKERS))
+        self._add(lib.llama_sampler_init_dry(model.vocab, multiplier, base, allowed, last, texts, len(DRY_BREAKERS)))
+
+    def add_top_n_sigma(self, n: float) -> None:
+        """Keep tokens whose logit is within n standard deviations of the largest (arXiv 2411.07641)."""
+        self._add(lib.llama_sampler_init_top_n_sigma(n))
+
+    def add_top_k(self, k: int) -> None:
+        """Keep the k most likely tokens."""
+        self._add(lib.llama_sampler_init_top_k(k))
+
+    def add_typical(self, p: float) -> None:
+        """Keep tokens about as surprising as the distribution is on average, up to mass p (arXiv 2202.00666)."""
+        self._add(lib.llama_sampler_init_typical(p, 1))
+
+    def add_top_p(self, p: float) -> None:
+        """Keep the smallest set of most likely tokens whose probability reaches p."""
+        self._add(lib.llama_sampler_init_top_p(p, 1))
+
+    def add_min_p(self, p: float) -> None:
+        """Keep tokens at least p times as likely as the most likely one."""
+        self._add(lib.llama_sampler_init_min_p(p, 1))
+
+    def add_xtc(self, probability: float, threshold: float, seed: int) -> None:
+        """With `probability`, drop all tokens of at least `threshold` but the least likely of them."""
+        self._add(lib.llama_sampler_init_xtc(probability, threshold, 1, seed))
+
+    def add_temperature(self, temperature: float) -> None:
+        """Divide all logits by `temperature`."""
+        self._add(lib.llama_sampler_init_temp(temperature))
+
+    def add_choice(self, seed: int) -> None:
+        """Draw from what is left, by a generator seeded with `seed`."""
+        self._add(lib.llama_sampler_init_dist(seed))
+
+    def add_greedy(self) -> None:
+        """Take the most likely token."""
+        self._add(lib.llama_sampler_init_greedy())
+
+    def _add(self, sampler: object) -> None:
+        if not sampler:
+            raise OptionError("llama.cpp refused a sampling option")
+        lib.llama_sampler_chain_add(self._chain, sampler)
+
+    def choose(self, candidates: NDArray[np.void]) -> int:
+        """Run the chain over `candidates` (dtype CANDIDATE), which it reorders, and return the chosen token."""
+        _apply(self._chain, self._array, candidates)
+        # Not candidates[selected]: XTC moves the array's beginning past what it leaves out.
+        return int(self._array.data[self._array.selected].id)
+
+    def accept(self, token: int) -> None:
+        """Tell the chain that `token` was taken."""
+        lib.llama_sampler_accept(self._chain, token)
+
+    def close(self) -> None:
+        """Free the chain and its samplers."""
+        if self._chain:
+            lib.llama_sampler_free(self._chain)
+            self._chain = None
+
+
+class Grammar:
+    """A GBNF grammar that a reply must follow, from its start symbol `root`. Raises OptionError where it is none."""
+
+    def __init__(self, model: Model, gbnf: str) -> None:
+        self._array = lib.llama_token_data_array()
+        self._one = np.zeros(1, CANDIDATE)
+        self._sampler = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
+        if not self._sampler:
+            raise OptionError(
+                "the grammar does not parse as GBNF",
+                hint='it needs rules such as root ::= "yes" | "no" — see grammars/README.md of llama.cpp',
+            )
+
+    def allows(self, token: int) -> bool:
+        """Whether the reply may go on with `token`. Some 7 µs, against milliseconds for `restrict`."""
+        self._one[0] = (token, 0.0, 0.0)
+        _apply(self._sampler, self._array, self._one)
+        return bool(np.isfinite(self._one[0]["logit"]))
+
+    def restrict(self, candidates: NDArray[np.void]) -> None:
+        """Set the logits of all tokens that may not come next to −inf."""
+        _apply(self._sampler, self._array, candidates)
+
+    def accept(self, token: int) -> None:
+        """Go on past `token`, which `allows` must have allowed: llama.cpp ends the process over any other."""
+        lib.llama_sampler_accept(self._sampler, token)
+
+    def close(self) -> None:
+        """Free the grammar."""
+        if self._sampler:
+            lib.llama_sampler_free(self._sampler)
+            self._sampler = None
+
+
+def _apply(sampler: object, array: lib.llama_token_data_array, candidates: NDArray[np.void]) -> None:
+    array.data = ctypes.cast(candidates.ctypes.data, lib.llama_token_data_p)
+    array.size = len(candidates)
+    array.selected = -1
+    array.sorted = False
+    lib.llama_sampler_apply(sampler, ctypes.byref(array))

@@ -1,0 +1,244 @@
+import functools
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import chisquare
+
+from eft_gguf import OptionError, Sampling
+from eft_gguf.blend.equation import blend_logits, coefficients, log_softmax
+from eft_gguf.engine.llama import Model
+from eft_gguf.engine.sampler import Sampler
+
+DRAWS = 20_000
+SIGNIFICANCE = (
+    1e-4  # of each chi-square test: with some ten tests, a false alarm in a thousand runs (and seeds are fixed)
+)
+
+# What is left of [0.5, 0.2, 0.15, 0.1, 0.05] by each option, worked out by hand.
+PROBABILITIES = [0.5, 0.2, 0.15, 0.1, 0.05]
+EVERYTHING = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+@pytest.fixture(scope="module")
+def model(tiny):
+    model = Model(tiny.base)
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def draw(model):
+    return functools.partial(draw_with, model)
+
+
+def draw_with(model, sampling, rows, factors, count=DRAWS):
+    sampler = Sampler(sampling, model, len(rows[0]))
+    try:
+        return np.array([sampler.sample(rows, factors) for _ in range(count)])
+    finally:
+        sampler.close()
+
+
+def assert_drawn_from(tokens, probabilities):
+    counts = np.bincount(tokens, minlength=len(probabilities))
+    possible = np.asarray(probabilities) > 0
+    assert counts[~possible].sum() == 0
+    expected = np.asarray(probabilities)[possible] * len(tokens)
+    assert chisquare(counts[possible], expected).pvalue > SIGNIFICANCE
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, PROBABILITIES),
+        ({"top_k": 2}, [5 / 7, 2 / 7, 0, 0, 0]),
+        ({"top_p": 0.8}, [50 / 85, 20 / 85, 15 / 85, 0, 0]),
+        ({"min_p": 0.25}, [50 / 85, 20 / 85, 15 / 85, 0, 0]),
+        ({"temperature": 0.5}, [0.25 / 0.325, 0.04 / 0.325, 0.0225 / 0.325, 0.01 / 0.325, 0.0025 / 0.325]),
+        ({"top_k": 3, "temperature": 0.5}, [2500 / 3125, 400 / 3125, 225 / 3125, 0, 0]),
+    ],
+)
+def test_draws_follow_the_truncated_distribution(draw, options, expected):
+    row = np.log(np.array(PROBABILITIES, np.float32))
+    sampling = Sampling(**(EVERYTHING | options), seed=11)
+    assert_drawn_from(draw(sampling, (row,), np.ones(1)), expected)
+
+
+@pytest.mark.parametrize(("knowledge", "behaviour"), [(1, 1), (1.3, 0.5), (0.5, 2)])
+def test_draws_follow_the_blended_distribution(draw, knowledge, behaviour):
+    rng = np.random.default_rng(5)
+    rows = tuple(rng.normal(size=12).astype(np.float32) for _ in range(3))
+    factors = coefficients(knowledge, behaviour, [1])
+    tokens = draw(Sampling(**EVERYTHING, seed=12), rows, np.array(factors))
+    assert_drawn_from(tokens, np.exp(log_softmax(blend_logits(rows, factors))))
+
+
+def test_the_same_seed_gives_the_same_draws_and_another_seed_others(draw):
+    row = np.zeros(50, np.float32)
+    draws = [draw(Sampling(**EVERYTHING, seed=seed), (row,), np.ones(1), 40).tolist() for seed in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_without_a_seed_one_is_drawn_and_told(draw, model):
+    seeds = {Sampler(Sampling(), model, 8).seed for _ in range(4)}
+    assert len(seeds) == 4
+    row = np.zeros(50, np.float32)
+    sampler = Sampler(Sampling(**EVERYTHING), model, 50)
+    tokens = [sampler.sample((row,), np.ones(1)) for _ in range(20)]
+    assert tokens == draw(Sampling(**EVERYTHING, seed=sampler.seed), (row,), np.ones(1), 20).tolist()
+
+
+def test_temperature_zero_takes_the_most_likely_token(draw):
+    row = np.array([0, 3, 2, 3], np.float32)
+    assert set(draw(Sampling(temperature=0), (row,), np.ones(1), 5)) == {1}
+
+
+def test_repeat_penalty_moves_greedy_choice_off_a_repeated_token(draw):
+    row = np.array([1.0, 0.9, 0.1], np.float32)
+    tokens = draw(Sampling(temperature=0, repeat_penalty=1.5), (row,), np.ones(1), 3)
+    assert tokens.tolist()[:2] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "wanted"),
+    [
+        ("temperature", -0.1, "0 or more"),
+        ("temperature", math.nan, "0 or more"),
+        ("top_k", -1, "whole number"),
+        ("top_k", 1.5, "whole number"),
+        ("top_p", 0, "above 0 and at most 1"),
+        ("top_p", 1.01, "above 0 and at most 1"),
+        ("min_p", 2, "between 0 and 1"),
+        ("repeat_penalty", 0, "above 0"),
+        ("repeat_penalty", math.inf, "above 0"),
+        ("seed", -1, "4294967295"),
+        ("seed", 2**32, "4294967295"),
+        ("max_tokens", 0, "1 or more"),
+        ("temperature", "hot", "0 or more"),
+        ("stop", "END", "not empty"),
+        ("stop", ("",), "not empty"),
+    ],
+)
+def test_options_out_of_range_are_named_with_the_range(option, value, wanted):
+    with pytest.raises(OptionError, match=f"{option} must .*{wanted}"):
+        Sampling(**{option: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        # −log p is 0.69, 1.61, 1.90, 2.30, 3.00, their mean 1.33: the second is nearest, then the third.
+        ({"typical_p": 0.3}, {1, 2}),
+        ({"top_n_sigma": 0.5}, {0}),
+        ({"xtc_probability": 1.0, "xtc_threshold": 0.12}, {2, 3, 4}),  # of 0.5, 0.2 and 0.15 only the last stays
+        ({"logit_bias": {0: -math.inf, 1: -math.inf}}, {2, 3, 4}),
+    ],
+)
+def test_what_each_sampler_keeps(draw, options, kept):
+    row = np.log(np.array(PROBABILITIES, np.float32))
+    assert set(draw(Sampling(**(EVERYTHING | options), seed=3), (row,), np.ones(1), 500)) == kept
+
+
+def test_logit_bias_moves_greedy_choice(draw):
+    row = np.array([2.0, 1.0], np.float32)
+    assert draw(Sampling(temperature=0, logit_bias={1: 1.5}), (row,), np.ones(1), 1) == [1]
+
+
+@pytest.mark.parametrize("penalty", [{"frequency_penalty": 0.4}, {"presence_penalty": 0.4}])
+def test_penalties_count_the_prompt_too(model, penalty):
+    row = np.array([1.0, 0.9, 0.1], np.float32)
+    sampler = Sampler(Sampling(temperature=0, **penalty), model, 3, prompt=[0])
+    assert sampler.sample((row,), np.ones(1)) == 1
+    sampler.close()
+
+
+def test_dry_breaks_a_repetition(model):
+    n = model.n_vocab
+    row = np.zeros(n, np.float32)
+    row[50] = 1
+    prompt = [60, 61, 62, 50, 60, 61, 62]  # 50 would make a run of three into one of four
+    for multiplier, token in ((0.0, 50), (5.0, 51)):
+        row[51] = 0.5
+        sampler = Sampler(Sampling(temperature=0, dry_multiplier=multiplier), model, n, prompt)
+        assert sampler.sample((row,), np.ones(1)) == token
+        sampler.close()
+
+
+def reply_of(sampler, model, rng, factors=(1.0,), limit=200):
+    """A reply drawn from random logits, as if by a model that knows nothing; end tokens end it."""
+    tokens = []
+    while len(tokens) < limit:
+        rows = tuple(rng.normal(size=model.n_vocab).astype(np.float32) * 3 for _ in factors)
+        token = sampler.sample(rows, np.array(factors))
+        if token in {t for t in range(model.n_vocab) if model.is_end(t)}:
+            break
+        tokens.append(token)
+    return b"".join(map(model.piece, tokens)).decode()
+
+
+@pytest.mark.parametrize("temperature", [0, 1.2])
+def test_a_grammar_is_followed_whatever_the_logits_are(model, temperature):
+    rng = np.random.default_rng(1)
+    for seed in range(20):
+        sampling = Sampling(temperature=temperature, top_k=0, min_p=0, grammar='root ::= ("yes" | "no") "!"', seed=seed)
+        sampler = Sampler(sampling, model, model.n_vocab)
+        assert reply_of(sampler, model, rng) in ("yes!", "no!")
+        sampler.close()
+
+
+def test_under_a_grammar_draws_follow_the_distribution_among_what_it_allows(model):
+    letters = [model.tokenize(letter, special=False)[0] for letter in "abc"]
+    row = np.zeros(model.n_vocab, np.float32)
+    row[letters] = np.log([6.0, 3.0, 9.0])
+    tokens = []
+    for seed in range(3000):
+        sampler = Sampler(Sampling(**EVERYTHING, grammar='root ::= "a" | "b"', seed=seed), model, model.n_vocab)
+        tokens.append(letters.index(sampler.sample((row,), np.ones(1))))
+        sampler.close()
+    assert_drawn_from(np.array(tokens), [2 / 3, 1 / 3])
+
+
+def test_log_probabilities_of_choice_and_alternatives(model):
+    row = np.log(np.array(PROBABILITIES, np.float32)) + 3
+    sampler = Sampler(Sampling(temperature=0, logprobs=2), model, 5)
+    found = sampler.alternatives((row,), np.ones(1), 2)
+    assert found.chosen == pytest.approx(math.log(0.15), abs=1e-6)
+    assert found.tokens == [0, 1]
+    np.testing.assert_allclose(np.exp(found.log_probabilities), [0.5, 0.2], rtol=1e-6)
+    sampler.close()
+    assert Sampler(Sampling(logprobs=0), model, 5).alternatives((row,), np.ones(1), 0).tokens == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grammar": "root ::= ("}, "does not parse as GBNF"),
+        ({"grammar": "start ::= 'a'"}, "does not parse as GBNF"),
+        ({"json_schema": "{"}, "no JSON schema"),
+        ({"json_schema": "[1]"}, "no JSON schema"),
+        ({"json_schema": {"type": "banana"}}, "no JSON schema"),
+        ({"logit_bias": {10**6: 1.0}}, "logit_bias names token 1000000, the vocabulary has"),
+    ],
+)
+def test_constraints_that_are_none_are_refused(model, options, message):
+    with pytest.raises(OptionError, match=message):
+        Sampler(Sampling(**options), model, model.n_vocab)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"grammar": "x", "json_schema": "{}"}, "exclude each other"),
+        ({"logit_bias": {-1: 1.0}}, "logit_bias must map token ids"),
+        ({"logit_bias": {1: math.nan}}, "logit_bias must map token ids"),
+        ({"logit_bias": {1: math.inf}}, "logit_bias must map token ids"),
+        ({"xtc_probability": 2}, "xtc_probability must be between 0 and 1"),
+        ({"frequency_penalty": 3}, "frequency_penalty must be between -2 and 2"),
+        ({"dry_base": 0}, "dry_base must be 1 or more"),
+        ({"logprobs": -1}, "logprobs must be a whole number from 0 to 100"),
+    ],
+)
+def test_further_options_out_of_range(options, message):
+    with pytest.raises(OptionError, match=message):
+        Sampling(**options)
