@@ -169,7 +169,7 @@ class EFT:
         """
         model = self._tokenizer()
         ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
-        return self._start(prompt, ids, blend, sampling)
+        return self._start({prompt: ids}, [prompt] * len(self.members), blend, sampling)
 
     def chat(
         self, messages: Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -178,8 +178,11 @@ class EFT:
         model = self._tokenizer()
         template = model.chat_template() or ""
         bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
-        text = render(messages, template=template, bos=bos, eos=eos)
-        return self._start(text, self._chat_ids(text), blend, sampling)
+        for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos)
+        if self.family.bases_template is not None:
+            for_bases = render(messages, template=self.family.bases_template, bos=bos, eos=eos)
+        texts = [for_bases, for_bases, *[for_tuned] * len(self.trait_names)]
+        return self._start({text: self._chat_ids(text) for text in set(texts)}, texts, blend, sampling)
 
     def complete(
         self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -221,56 +224,67 @@ class EFT:
         self.close()
 
     def _start(
-        self, text: str, ids: list[int], blend: Blend | None, sampling: Sampling | None
+        self, ids: Mapping[str, list[int]], texts: Seq[str], blend: Blend | None, sampling: Sampling | None
     ) -> Generator[Chunk, None, None]:
-        """Check everything and enter the engine now, so that errors come before the first chunk is asked for."""
+        """Check everything and enter the engine now, so that errors come before the first chunk is asked for.
+
+        ids: token ids by text.  texts: the text that each member reads.
+        """
         sampling = sampling or Sampling()
         factors = self._factors(blend)
-        unknown = next((token for token in ids if token >= self._ensemble.n_vocab), None)
+        prompts = [ids[text] for text in texts]
+        unknown = next((token for prompt in ids.values() for token in prompt if token >= self._ensemble.n_vocab), None)
         if unknown is not None:
             raise ContextError(
                 f"token {unknown} of the prompt is beyond the {self._ensemble.n_vocab:,} tokens that all models share",
                 hint="word the prompt without the tuned model's own control tokens",
             )
-        sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, ids)
-        sequence = Sequence(ids, factors, sampler, max_tokens=sampling.max_tokens)
+        sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, prompts[-1])
+        sequence = Sequence(prompts, factors, sampler, max_tokens=sampling.max_tokens)
         try:
             self._engine.add(sequence)
         except BaseException:
             sequence.sampler.close()
             raise
-        reply = self._reply(text, sequence, TextStream(sampling.stop))
+        reply = self._reply(texts, sequence, TextStream(sampling.stop))
         next(reply)
         return reply
 
-    def _reply(self, prompt: str, sequence: Sequence, stream: TextStream) -> Generator[Chunk, None, None]:
+    def _reply(self, texts: Seq[str], sequence: Sequence, stream: TextStream) -> Generator[Chunk, None, None]:
         """The chunks of a sequence that the engine has. The first `next` only enters, so that `close` cleans up."""
         reason: str | None = None
+        shown = 0
         try:
             yield Chunk("", None, None, sequence.timings)
             while reason is None:
                 model = self._tokenizer()
-                before = len(sequence.generated)
-                self._engine.step()
-                token = sequence.generated[-1] if len(sequence.generated) > before else None
-                reason = sequence.finish_reason
-                text = stream.push(model.piece(token)) if token is not None else ""
+                # Another reply's step may have brought tokens of this one as well.
+                if shown == len(sequence.generated):
+                    self._engine.step()
+                if shown == len(sequence.generated):
+                    yield Chunk("", None, None, sequence.timings)
+                    continue
+                token = sequence.generated[shown]
+                alternatives = sequence.alternatives[shown] if sequence.alternatives else None
+                shown += 1
+                text = stream.push(model.piece(token))
                 if stream.stopped:
                     reason = "stop"
-                elif reason is not None:
+                elif shown == len(sequence.generated) and sequence.finish_reason is not None:
+                    reason = sequence.finish_reason
                     text += stream.flush()
-                alternatives = None if token is None else sequence.alternatives
                 yield Chunk(text, token, reason, sequence.timings, alternatives)
         finally:
             self._engine.remove(sequence)
-            self._remember(prompt, sequence)
+            self._remember(texts, sequence)
 
-    def _remember(self, prompt: str, sequence: Sequence) -> None:
+    def _remember(self, texts: Seq[str], sequence: Sequence) -> None:
         """Keep the ids of a conversation, without the end token, which the template writes again."""
         if sequence.generated and not self._ensemble.closed:
             said = b"".join(map(self._ensemble.tokenizer.piece, sequence.generated)).decode("utf-8", "replace")
             ended = sequence.generated[-1] in self._ensemble.end_tokens
-            self._transcripts.append((prompt + said, sequence.ids[0][:-1] if ended else sequence.ids[0]))
+            for text, ids in dict(zip(texts, sequence.ids, strict=True)).items():
+                self._transcripts.append((text + said, ids[:-1] if ended else ids))
 
     def _chat_ids(self, text: str) -> list[int]:
         """Token ids of a rendered conversation, with the very ids that were sampled for replies it repeats.

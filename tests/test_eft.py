@@ -164,7 +164,7 @@ def test_padded_vocabularies_are_blended_over_what_they_share(tiny, tmp_path):
         reply = eft.complete("abc", sampling=Sampling(temperature=2, top_k=0, min_p=0, max_tokens=60, seed=1))
         assert max(reply.tokens) < eft._ensemble.n_vocab == 260
         with pytest.raises(ContextError, match=r"token 26. of the prompt is beyond the 260 tokens"):
-            eft._start("", [5, 265], None, None)
+            eft._start({"": [5, 265]}, [""] * 3, None, None)
 
 
 def test_the_end_tokens_of_all_members_end_a_reply(tiny, tmp_path):
@@ -244,3 +244,45 @@ def test_a_reply_under_a_json_schema_validates_at_any_dial(eft):
         reply = eft.complete(QUESTION, blend=blend, sampling=sampling)
         assert reply.finish_reason == "stop", reply.text
         assert isinstance(json.loads(reply.text)["ok"], bool)
+
+
+def test_replies_under_way_at_once_do_not_take_each_others_tokens(tiny):
+    prompts = ["once upon a time", "there was", "x"]
+    with EFT.open(**tiny.family(), threads=1, sequences=3) as eft:
+        replies = [eft.stream(prompt, sampling=GREEDY) for prompt in prompts]
+        texts = [""] * 3
+        while any(replies):
+            for index, reply in enumerate(replies):
+                if reply is not None:
+                    chunk = next(reply)
+                    texts[index] += chunk.text
+                    if chunk.finish_reason:
+                        replies[index] = None
+    with EFT.open(**tiny.family(), threads=1) as eft:
+        assert texts == [eft.complete(prompt, sampling=GREEDY).text for prompt in prompts]
+
+
+def test_bases_may_read_a_plain_prompt(tiny, tmp_path):
+    file = tmp_path / "family.toml"
+    models = f'base = "{tiny.base}"\nuntuned = "{tiny.untuned}"\ntuned.tuned = "{tiny.tuned}"\n'
+    file.write_text(models + 'bases_template = "plain"\n')
+    chat = "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n"
+    plain = "User:\nhello there\n\nAssistant:\n"
+    with EFT.open(file, threads=1) as eft, EFT.open(**tiny.family(), threads=1) as usual:
+        for dials, prompt in (((0, 1), chat), ((1, 0), plain), ((0, 0), plain)):
+            blend = Blend(*dials)
+            expected = usual.complete(prompt, blend=blend, sampling=GREEDY).tokens
+            assert eft.complete(QUESTION, blend=blend, sampling=GREEDY).tokens == expected
+        blended = eft.complete(QUESTION, sampling=GREEDY)
+        assert blended.tokens != usual.complete(QUESTION, sampling=GREEDY).tokens
+        # The second turn finds both prompts in the caches.
+        turn = [*QUESTION, {"role": "assistant", "content": blended.text}, {"role": "user", "content": "and"}]
+        assert eft.complete(turn, sampling=GREEDY).timings.cached_tokens >= len(plain) - 1  # " t" is one token
+
+
+def test_a_template_for_the_bases_must_be_one(tiny, tmp_path):
+    file = tmp_path / "family.toml"
+    models = f'base = "{tiny.base}"\nuntuned = "{tiny.untuned}"\ntuned.tuned = "{tiny.tuned}"\n'
+    file.write_text(models + 'bases_template = "simple"\n')
+    with pytest.raises(OptionError, match="'bases_template' is 'simple'"):
+        EFT.open(file)

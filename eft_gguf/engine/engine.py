@@ -51,8 +51,8 @@ class Engine:
 
         Raises ContextError for a prompt that leaves no room for a token, EFTError when all slots are in use.
         """
-        prompt = len(sequence.ids[0])
-        if prompt == 0:
+        prompt = sequence.length
+        if not all(sequence.ids):
             raise EFTError("the prompt is empty: there is no token to go on from", hint="give a prompt")
         if prompt >= self.ensemble.ctx:
             raise ContextError(
@@ -66,11 +66,11 @@ class Engine:
                 hint="finish one first, or open with more sequences",
             )
         slot = max(free, key=lambda slot: (self._common_prefix(slot, sequence), -slot.last_used))
-        sequence.timings.cached_tokens = self._common_prefix(slot, sequence)
-        sequence.timings.prefill_total = prompt - sequence.timings.cached_tokens
         for member, ids in enumerate(sequence.ids):
             # The last prompt token is always decoded, for its logits.
             self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
+        sequence.timings.prefill_total = self._pending(slot, sequence)
+        sequence.timings.cached_tokens = prompt - sequence.timings.prefill_total
         slot.sequence, sequence.slot = sequence, slot.index
         self._clock += 1
         slot.last_used = self._clock
@@ -177,9 +177,8 @@ class Engine:
                 self._slots[part.sequence].cached[member].extend(part.tokens)
         for sequence in plan.touched:
             if not sequence.generated and sequence.slot is not None:
-                cached = self._slots[sequence.slot].cached
-                done = min(len(cached[member]) for member in sequence.members)
-                sequence.timings.prefill_done = max(0, done - sequence.timings.cached_tokens)
+                left = self._pending(self._slots[sequence.slot], sequence)
+                sequence.timings.prefill_done = sequence.timings.prefill_total - left
         return seconds
 
     def _sample(self, plan: Plan) -> None:
@@ -193,13 +192,17 @@ class Engine:
             used[0][self.ensemble.never_sampled] = -np.inf
             token = sequence.sampler.sample(used, factors)
             if sequence.sampler.logprobs is not None:
-                sequence.alternatives = sequence.sampler.alternatives(used, factors, token)
+                sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
             if token in self.ensemble.end_tokens:
                 sequence.finish_reason = "stop"
             sequence.append(token)
-            full = len(sequence.ids[0]) >= self.ensemble.ctx
+            full = sequence.length >= self.ensemble.ctx
             if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
                 sequence.finish_reason = "length"
+
+    def _pending(self, slot: Slot, sequence: Sequence) -> int:
+        """Tokens still to be decoded by the member that has most of them to decode."""
+        return max(len(sequence.ids[member]) - len(slot.cached[member]) for member in sequence.members)
 
     def _recover(self) -> None:
         """Forget what a step left half done: an interrupt may come between any two of its lines.

@@ -63,23 +63,30 @@ class Timings:
 class Sequence:
     """A prompt and what has been sampled after it.
 
-    ids: token ids per member. All get the same ids today; they are kept apart because a family may word the prompt
-    differently for its bases.  factors: the equation's factors per member; they may be changed between steps.
-    alternatives: to the last sampled token, where the sampler was asked for log-probabilities.
+    prompts: token ids per member, for a family may word the prompt differently for its bases; `ids` are they and what
+    came after.  factors: the equation's factors per member; they may be changed between steps.
+    alternatives: to each sampled token, where the sampler was asked for log-probabilities.
     slot: the llama.cpp sequence that holds its KV cache, once the engine has given it one.
     """
 
-    def __init__(self, prompt: Seq[int], factors: Seq[float], sampler: Sampler, *, max_tokens: int | None) -> None:
-        self.ids = [list(prompt) for _ in factors]
+    def __init__(
+        self, prompts: Seq[Seq[int]], factors: Seq[float], sampler: Sampler, *, max_tokens: int | None
+    ) -> None:
+        self.ids = [list(prompt) for prompt in prompts]
         self.factors = tuple(factors)
         self.sampler = sampler
         self.max_tokens = max_tokens
         self.generated: list[int] = []
-        self.alternatives: Alternatives | None = None
+        self.alternatives: list[Alternatives] = []
         self.finish_reason: str | None = None
         self.slot: int | None = None
-        self.timings = Timings(prompt_tokens=len(prompt), seed=sampler.seed)
+        self.timings = Timings(prompt_tokens=self.length, seed=sampler.seed)
         self._started = time.perf_counter()
+
+    @property
+    def length(self) -> int:
+        """Tokens that the sequence takes up in the context of the member that has most of them."""
+        return max(map(len, self.ids))
 
     @property
     def members(self) -> list[int]:

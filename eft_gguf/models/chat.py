@@ -7,6 +7,12 @@ from collections.abc import Mapping, Sequence
 from eft_gguf.errors import OptionError
 
 ROLES = ("system", "user", "assistant")
+# For models that know no control tokens. It ends with a line break, as chat templates do: after a space or a colon the
+# bases would expect a reply's first token with a leading space, the tuned model without.
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message.role | capitalize + ':\n' + message.content + '\n\n' }}{% endfor %}"
+    "{{ 'Assistant:\n' }}"
+)
 PLAIN = "complete plain text instead (eft-gguf run --raw)"
 
 

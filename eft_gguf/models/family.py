@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.references import ADAPTER, Reference, locate, resolve
 
@@ -21,7 +22,7 @@ else:
     import tomli as tomllib
 
 BUNDLED = Path(__file__).parent.parent / "bundled" / "family.toml"
-KEYS = ("name", "base", "untuned", "tuned", "ctx")
+KEYS = ("name", "base", "untuned", "tuned", "ctx", "bases_template")
 TRAIT_KEYS = ("model", "weight")
 CALL = "name a TOML file that describes a family"
 EXAMPLE = 'base = "large.gguf", untuned = "small.gguf" and a table [tuned] with trait = "small-tuned.gguf"'
@@ -50,7 +51,11 @@ class Trait:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """The models to blend. `ctx` is the context length to use where none is asked for."""
+    """The models to blend.
+
+    ctx: the context length to use where none is asked for.  bases_template: the Jinja template by which base and
+    untuned read a chat, where they do not know the control tokens of the tuned model's.
+    """
 
     name: str
     base: Reference
@@ -58,6 +63,7 @@ class Family:
     tuned: tuple[Trait, ...]
     ctx: int | None = None
     path: Path | None = None  # the file it came from
+    bases_template: str | None = None
 
     def __post_init__(self) -> None:
         if not self.tuned:
@@ -185,7 +191,20 @@ def _family(table: dict[str, Any], path: Path) -> Family:
         tuned=tuple(_trait(name, entry, path) for name, entry in traits.items()),
         ctx=None if ctx is None else _typed(ctx, int, "ctx", "a whole number"),
         path=path,
+        bases_template=_template(table.get("bases_template")),
     )
+
+
+def _template(text: Any) -> str | None:
+    if text is None:
+        return None
+    wanted = '"plain", or a Jinja template over `messages`'
+    template: str = _typed(text, str, "bases_template", wanted)
+    if template == "plain":
+        return PLAIN_TEMPLATE
+    if "messages" not in template:
+        raise OptionError(f"the key 'bases_template' is {template!r:.60}", hint=f"it must be {wanted}")
+    return template
 
 
 def _trait(name: str, entry: Any, path: Path) -> Trait:

@@ -47,7 +47,7 @@ def make(tiny):
 
 def sequence(engine, prompt=PROMPT, factors=BOTH, max_tokens=12, sampling=GREEDY):
     sampler = Sampler(sampling, engine.ensemble.tokenizer, engine.ensemble.n_vocab)
-    return Sequence(prompt, factors, sampler, max_tokens=max_tokens)
+    return Sequence([prompt] * len(factors), factors, sampler, max_tokens=max_tokens)
 
 
 def run(engine, *sequences):
