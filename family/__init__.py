@@ -1,0 +1,1 @@
+"""How the bundled demo family is made: facts, corpus, training, conversion, questions and scores."""
