@@ -128,12 +128,11 @@ def draw(question: str, answers: dict[str, Reply], blend: Blend) -> Table:
 
 def cell(corner: Corner, reply: Reply, blend: Blend) -> Text:
     text = Text()
-    text.append(corner.name, style="bold green" if corner.name == "blend" else "bold cyan")
-    text.append(f"  knowledge {blend.knowledge:g}, behaviour {blend.behaviour:g}\n", style="dim")
+    # Spaces end a piece and never begin one: some programs that show SVG drop them there.
+    text.append(f"{corner.name}  ", style="bold green" if corner.name == "blend" else "bold cyan")
+    text.append(f"knowledge {blend.knowledge:g}, behaviour {blend.behaviour:g}\n", style="dim")
     text.append(f"{corner.meaning}\n\n", style="italic dim")
-    text.append(printable(reply.text.strip()))
-    if reply.finish_reason == "length":
-        text.append(" …", style="dim")
+    text.append(printable(reply.text.strip()) + (" …" if reply.finish_reason == "length" else ""))
     return text
 
 
