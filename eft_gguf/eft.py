@@ -101,7 +101,7 @@ class EFT:
         self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
         self.ctx = _context(ctx or family.ctx, (base, untuned, *tuned.values()))
         self._ensemble = Ensemble(
-            family,
+            family.members,
             ctx=self.ctx,
             batch=batch,
             sequences=sequences,

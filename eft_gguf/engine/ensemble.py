@@ -1,13 +1,14 @@
 """The loaded models and their contexts: decodes one batch on each, hands out rows of logits.
 
-A member is one model's part in the blend: `base`, `untuned`, and one per trait. Members that name the same file share
+A member is one model's part in the blend: `base`, `untuned`, and one per trait (the plugin's ensembles have no base,
+which another program has loaded). Members that name the same file share
 its weights, and a trait that is a LoRA adapter sits on the weights of `untuned`; each member has a context of its own.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Adapter, Context, Model
-from eft_gguf.models.family import Family
 from eft_gguf.models.metadata import CONTROL, UNKNOWN, UNUSED, read_metadata
+from eft_gguf.models.references import Reference
 
 OUTPUTS = 16
 """Rows of logits that a context has room for beyond one a sequence: what `score` asks for at a time."""
@@ -33,7 +34,7 @@ class Part:
 
 
 class Ensemble:
-    """The members in the order of the equation's factors: base, untuned, then the traits.
+    """The members, references by name, in the order of the equation's factors: base, untuned, then the traits.
 
     ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
     progress: called with a line of text before each file is loaded.
@@ -43,7 +44,7 @@ class Ensemble:
 
     def __init__(
         self,
-        family: Family,
+        members: Mapping[str, Reference],
         *,
         ctx: int,
         batch: int,
@@ -52,16 +53,15 @@ class Ensemble:
         gpu_layers: int,
         progress: Callable[[str], None],
     ) -> None:
-        self.names = ("base", "untuned", *(trait.name for trait in family.tuned))
+        self.names = tuple(members)
         self.ctx, self.batch, self.sequences = ctx, batch, sequences
         self._models: dict[Path, Model] = {}
         self._adapters: list[Adapter] = []
         self._contexts: list[Context] = []
-        references = (family.base, family.untuned, *(trait.model for trait in family.tuned))
         try:
-            for name, reference in zip(self.names, references, strict=True):
+            for name, reference in members.items():
                 adapter = None
-                weights = family.untuned.path if reference.adapter else reference.path
+                weights = members["untuned"].path if reference.adapter else reference.path
                 if weights not in self._models:
                     progress(f"loading {name}: {weights.name}")
                     self._models[weights] = Model(weights, gpu_layers=gpu_layers)
@@ -86,12 +86,17 @@ class Ensemble:
             raise
         # Padding differs between sizes of some families: only ids that all members know can be blended.
         self.n_vocab = min(context.model.n_vocab for context in self._contexts)
-        self.end_tokens, self.never_sampled = self._special_tokens()
+        self.end_tokens, self.never_sampled = special_tokens(self.models, self.n_vocab)
 
     @property
     def tokenizer(self) -> Model:
         """The model whose vocabulary and template count: the first tuned one's (an adapter's is the untuned's)."""
-        return self._contexts[2].model
+        return self._contexts[self.names.index("untuned") + 1].model
+
+    @property
+    def models(self) -> tuple[Model, ...]:
+        """The loaded files, each once."""
+        return tuple(self._models.values())
 
     @property
     def closed(self) -> bool:
@@ -127,26 +132,6 @@ class Ensemble:
         context.forget(sequence, 0)
         return 0
 
-    def _special_tokens(self) -> tuple[frozenset[int], NDArray[np.int64]]:
-        """Ids that end a reply, by any member's word, and ids that no reply may hold.
-
-        Never sampled are unused entries, what a file says to suppress, and control tokens that end nothing, such as
-        <|im_start|>: those are for prompts. A base may never have been trained on them, and then base − untuned is
-        noise that could make one win. End tokens follow the equation like any other token, for a reply must end;
-        neither base nor untuned was trained on them then, so they hardly differ and the tuned model decides.
-        """
-        ends: set[int] = set()
-        barred: set[int] = set()
-        for model in self._models.values():
-            vocabulary = read_metadata(model.path).vocabulary
-            marked = [] if vocabulary is None else vocabulary.marked().tolist()
-            ends.update(token for token in marked if model.is_end(token))
-            barred.update(model.suppressed())
-            if vocabulary is not None and vocabulary.types is not None:
-                barred.update(np.flatnonzero(np.isin(vocabulary.types, (UNKNOWN, CONTROL, UNUSED))).tolist())
-        shared = sorted(token for token in barred - ends if token < self.n_vocab)
-        return frozenset(ends), np.array(shared, np.int64)
-
     def close(self) -> None:
         """Free everything, in the order that llama.cpp asks for."""
         for context in self._contexts:
@@ -156,3 +141,23 @@ class Ensemble:
         for model in self._models.values():
             model.close()
         self._contexts, self._adapters, self._models = [], [], {}
+
+
+def special_tokens(models: Iterable[Model], n_vocab: int) -> tuple[frozenset[int], NDArray[np.int64]]:
+    """Ids that end a reply, by any model's word, and ids below `n_vocab` that no reply may hold.
+
+    Never sampled are unused entries, what a file says to suppress, and control tokens that end nothing, such as
+    <|im_start|>: those are for prompts. A base may never have been trained on them, and then base − untuned is
+    noise that could make one win. End tokens follow the equation like any other token, for a reply must end;
+    neither base nor untuned was trained on them then, so they hardly differ and the tuned model decides.
+    """
+    ends: set[int] = set()
+    barred: set[int] = set()
+    for model in models:
+        vocabulary = read_metadata(model.path).vocabulary
+        marked = [] if vocabulary is None else vocabulary.marked().tolist()
+        ends.update(token for token in marked if model.is_end(token))
+        barred.update(model.suppressed())
+        if vocabulary is not None and vocabulary.types is not None:
+            barred.update(np.flatnonzero(np.isin(vocabulary.types, (UNKNOWN, CONTROL, UNUSED))).tolist())
+    return frozenset(ends), np.array(sorted(token for token in barred - ends if token < n_vocab), np.int64)

@@ -65,6 +65,11 @@ class Family:
     path: Path | None = None  # the file it came from
     bases_template: str | None = None
 
+    @property
+    def members(self) -> dict[str, Reference]:
+        """The models by name, in the order of the equation's factors: base, untuned, then the traits."""
+        return {"base": self.base, "untuned": self.untuned} | {trait.name: trait.model for trait in self.tuned}
+
     def __post_init__(self) -> None:
         if not self.tuned:
             raise OptionError(f"family {self.name} has no tuned model", hint="give at least one")
@@ -138,7 +143,7 @@ def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, G
 
     Raises ModelFileError for files that cannot be read, CompatibilityError where `lora:` and a file disagree.
     """
-    references = [family.base, family.untuned, *(trait.model for trait in family.tuned)]
+    references = family.members.values()
     read = {path: read_metadata(path) for path in dict.fromkeys(reference.path for reference in references)}
     for reference in references:
         if reference.adapter and read[reference.path].kind != "adapter":

@@ -35,7 +35,13 @@ def make(tiny):
         family = family_from_references(**tiny.family())
         opened.append(
             ensemble(
-                family, ctx=ctx, batch=batch, sequences=sequences, threads=1, gpu_layers=0, progress=lambda line: None
+                family.members,
+                ctx=ctx,
+                batch=batch,
+                sequences=sequences,
+                threads=1,
+                gpu_layers=0,
+                progress=lambda line: None,
             )
         )
         return Engine(opened[-1])
