@@ -119,7 +119,7 @@ def test_continue(command: Callable, fake) -> None:
     assert fake.options["family"] is None
     command("chat", "--continue", "--trait", "cautious=0", "--ctx", "99", stdin="two")
     assert contents(fake.requests[1]) == ["Be kind.", "one", "reply 1 to: one", "two"]
-    assert fake.requests[1]["blend"] == Blend(1.5, 0.5, {"helpful": 1.0, "cautious": 0.0})
+    assert fake.requests[1]["blend"] == Blend(knowledge=1.5, behaviour=0.5, traits={"helpful": 1.0, "cautious": 0.0})
     assert fake.options["family"] == "/models/family.toml" and fake.options["ctx"] == 99
 
 

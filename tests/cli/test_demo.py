@@ -14,10 +14,10 @@ def test_the_four_corners(command: Callable, fake) -> None:
     assert outcome.code == 0
     traits = {"cautious": 1.0}
     assert [request["blend"] for request in fake.requests] == [
-        Blend(0.0, 1.0, traits),
-        Blend(1.0, 1.0, traits),
-        Blend(0.0, 0.0, traits),
-        Blend(1.0, 0.0, traits),
+        Blend(knowledge=0.0, behaviour=1.0, traits=traits),
+        Blend(knowledge=1.0, behaviour=1.0, traits=traits),
+        Blend(knowledge=0.0, behaviour=0.0, traits=traits),
+        Blend(knowledge=1.0, behaviour=0.0, traits=traits),
     ]
     assert all(request["sampling"] == Sampling(temperature=0.0, max_tokens=80) for request in fake.requests)
     for name in ("untuned", "tuned", "base", "blend"):

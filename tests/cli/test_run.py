@@ -41,8 +41,17 @@ def test_all_options_arrive(command: Callable, fake) -> None:
     models += ["--ctx", "64", "--batch", "32", "--threads", "1", "--gpu-layers", "0"]
     assert command("run", "Hello", *dials, *sampling, *models).code == 0
     request = fake.requests[0]
-    assert request["blend"] == Blend(1.2, -0.5, {"helpful": 0.1, "cautious": 2.0})
-    assert request["sampling"] == Sampling(0.0, 5, 0.5, 0.0, 1.1, 3, 9, ("A", "B"))
+    assert request["blend"] == Blend(knowledge=1.2, behaviour=-0.5, traits={"helpful": 0.1, "cautious": 2.0})
+    assert request["sampling"] == Sampling(
+        temperature=0.0,
+        top_k=5,
+        top_p=0.5,
+        min_p=0.0,
+        repeat_penalty=1.1,
+        seed=3,
+        max_tokens=9,
+        stop=("A", "B"),
+    )
     fake.options.pop("progress")
     assert fake.options == {
         "family": None,
