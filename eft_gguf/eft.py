@@ -99,7 +99,7 @@ class EFT:
         self.family = family
         base, untuned, tuned = read_family(family)
         self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
-        self.ctx = _context(ctx or family.ctx, (base, untuned, *tuned.values()))
+        self.ctx = context_length(ctx or family.ctx, (base, untuned, *tuned.values()))
         self._ensemble = Ensemble(
             family.members,
             ctx=self.ctx,
@@ -311,16 +311,19 @@ class EFT:
         return self._ensemble.tokenizer
 
 
-def _context(asked: int | None, models: Seq[GGUFMetadata]) -> int:
-    """Tokens of context, by default as many as all models were trained for. Raises ContextError for more."""
+def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int = DEFAULT_CTX) -> int:
+    """Tokens of context: what is asked for, or `default` if all models were trained for as many.
+
+    Raises ContextError where more is asked for than one was trained for.
+    """
     trained = [(model.ctx_train, model.path.name) for model in models if model.ctx_train]
-    shortest, name = min(trained, default=(DEFAULT_CTX, ""))
+    shortest, name = min(trained, default=(default, ""))
     if asked is not None and trained and asked > shortest:
         raise ContextError(
             f"a context of {asked:,} tokens was asked for, but {name} was trained for {shortest:,}",
             hint=f"pass --ctx {shortest} or less",
         )
-    return asked or min(DEFAULT_CTX, shortest)
+    return asked or min(default, shortest)
 
 
 def _cores() -> int:

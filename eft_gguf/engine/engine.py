@@ -141,6 +141,29 @@ class Engine:
                 self._cut(slot, member, 0)
         return by_member, blended
 
+    def logits_after(self, ids: list[int], members: Seq[int]) -> list[NDArray[np.float32]]:
+        """The logits of each of `members` after `ids` (1 to `ensemble.ctx` of them); views until its next decode.
+
+        For callers that draw the tokens themselves. Uses a free slot, and decodes only what that does not hold yet.
+        """
+        free = [slot for slot in self._slots if slot.sequence is None]
+        if not free:
+            raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
+        slot = max(free, key=lambda slot: sum(_common(slot.cached[member], ids) for member in members))
+        try:
+            for member in members:
+                # The last token is always decoded, for its logits.
+                self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
+                while (start := len(slot.cached[member])) < len(ids):
+                    tokens = ids[start : start + self.ensemble.batch]
+                    last = start + len(tokens) == len(ids)
+                    self.ensemble.decode(member, [Part(slot.index, start, tokens, outputs=int(last))])
+                    slot.cached[member].extend(tokens)
+        except BaseException:
+            self._recover()
+            raise
+        return [self.ensemble.rows(member)[0] for member in members]
+
     def _schedule(self) -> Plan:
         """What to decode next: a token of each sequence that is generating, then prompts as far as batches hold."""
         plan = Plan([[] for _ in self.ensemble.names])
@@ -229,6 +252,9 @@ class Engine:
 def _common(left: Seq[int], right: Seq[int]) -> int:
     """The length of the common prefix."""
     length = min(len(left), len(right))
+    # One is nearly always the beginning of the other, and comparing whole lists takes no loop in Python.
+    if left[:length] == right[:length]:
+        return length
     for i in range(length):
         if left[i] != right[i]:
             return i

@@ -40,11 +40,12 @@ def _reason() -> str:
 
 
 class Model:
-    """The weights and vocabulary of one GGUF file. Raises LoadError."""
+    """The weights and vocabulary of one GGUF file, or its vocabulary alone. Raises LoadError."""
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1) -> None:
+    def __init__(self, path: Path, *, gpu_layers: int = -1, vocab_only: bool = False) -> None:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
+        params.vocab_only = vocab_only
         # Repacked weights live in anonymous memory beside the mapped file: half as much again, and seconds more to
         # load, for a decode that benchmarks/step_overhead.py does not find faster.
         params.use_extra_bufts = False
