@@ -1,0 +1,1 @@
+"""What the benchmark scripts are made of: each file here measures one thing, or tells about machine and models."""
