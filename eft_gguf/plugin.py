@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from numpy.typing import NDArray
 
 from eft_gguf.blend import kernels
@@ -117,6 +118,19 @@ class EFTProcessor:
             self._host.error = error
             return scores
 
+    def chat_handler(self) -> Any:
+        """What to assign to the host's `chat_handler` for chats by the tuned model's template, which end by its tokens.
+
+        Raises OptionError where it has no template.
+        """
+        model = self._tokenizer()
+        template = model.chat_template()
+        if not template:
+            raise OptionError("the tuned model has no chat template", hint="use the host's, or complete plain text")
+        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
+        ends = sorted(self.end_tokens)
+        return Jinja2ChatFormatter(template, bos_token=bos, eos_token=eos, stop_token_ids=ends).to_chat_handler()
+
     def close(self) -> None:
         """Free untuned and tuned; the host stays open. The processor cannot be used afterwards."""
         self._ensemble.close()
@@ -132,8 +146,7 @@ class EFTProcessor:
     def _steer(self, ids: list[int], scores: NDArray[np.single]) -> NDArray[np.single]:
         factors = self._factors
         small = [member for member, factor in enumerate(factors) if factor != 0.0 and member > 0]
-        if self._ensemble.closed:
-            raise EFTError("this processor was closed", hint="make another, or take it off the list")
+        self._tokenizer()  # raises where they were closed
         if not small:
             return scores
         self._check(ids)
@@ -147,6 +160,11 @@ class EFTProcessor:
         blended[self._never] = -np.inf
         blended[base == -np.inf] = -np.inf
         return blended
+
+    def _tokenizer(self) -> Model:
+        if self._ensemble.closed:
+            raise EFTError("this processor was closed", hint="make another, or take it off the list")
+        return self._ensemble.tokenizer
 
     def _check(self, ids: list[int]) -> None:
         if not ids:

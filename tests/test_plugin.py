@@ -12,10 +12,11 @@ from eft_gguf.blend.equation import blend_logits, log_softmax
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.plugin import EFTProcessor
-from tests.tiny_models import write_tiny_model
+from tests.tiny_models import SPECIAL, byte_tokens, write_tiny_model
 
 QUESTION = [{"role": "user", "content": "hello there"}]
 PROMPT = "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n"
+GREEDY = Sampling(temperature=0, max_tokens=12)
 DIALS = [Blend(), Blend(0, 1), Blend(0, 0), Blend(0.5, 1.5), Blend(1.3, -0.4)]
 SIGNIFICANCE = 0.001
 
@@ -111,9 +112,28 @@ def test_a_chat_of_the_host_s_says_what_a_chat_of_eft_s_says(tiny, host, steer):
         QUESTION, temperature=0, max_tokens=12, logits_processor=LogitsProcessorList([steer])
     )
     with EFT.open(**tiny.family(), threads=1) as eft:
-        expected = eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=12)).text
+        expected = eft.complete(QUESTION, sampling=GREEDY).text
     # Random models write bytes that are no UTF-8: EFT shows them, the host leaves them out.
     assert reply["choices"][0]["message"]["content"] == expected.replace("\ufffd", "")
+
+
+def test_a_chat_may_take_template_and_end_tokens_of_the_tuned_model(tiny, host, tmp_path):
+    with EFT.open(**tiny.family(), threads=1) as eft:
+        token = eft.complete(QUESTION, sampling=GREEDY).tokens[3]
+    end = [*SPECIAL, *byte_tokens()][token]
+    tuned = write_tiny_model(tmp_path / "tuned.gguf", seed=2, end_token=end)
+    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1) as eft:
+        expected = eft.complete(QUESTION, sampling=GREEDY)
+    assert (expected.tokens[-1], expected.finish_reason) == (token, "stop")
+    host.chat_format = "llama-2"
+    with EFTProcessor(host, untuned=tiny.untuned, tuned=tuned) as steer:
+        host.chat_handler = steer.chat_handler()
+        reply = host.create_chat_completion(
+            QUESTION, temperature=0, max_tokens=12, logits_processor=LogitsProcessorList([steer])
+        )["choices"][0]
+    # The host leaves out the end token, which has a text in this model only.
+    assert reply["message"]["content"] == expected.text.replace("\ufffd", "").removesuffix(end)
+    assert reply["finish_reason"] == "stop"
 
 
 def test_draws_by_the_host_s_sampler_have_the_distribution_of_eft(tiny, host, steer, monkeypatch):
