@@ -15,7 +15,7 @@ from eft_gguf.errors import (
 )
 
 if TYPE_CHECKING:
-    from eft_gguf.blend.equation import Blend
+    from eft_gguf.blend.equation import Blend, Filter
     from eft_gguf.eft import EFT, Chunk, Completion, Score
     from eft_gguf.engine.sampling import Sampling
 
@@ -30,6 +30,7 @@ __all__ = [
     "ContextError",
     "DecodeError",
     "EFTError",
+    "Filter",
     "LoadError",
     "ModelFileError",
     "OptionError",
@@ -44,6 +45,7 @@ _LAZY = {
     "Completion": "eft_gguf.eft",
     "Score": "eft_gguf.eft",
     "Blend": "eft_gguf.blend.equation",
+    "Filter": "eft_gguf.blend.equation",
     "Sampling": "eft_gguf.engine.sampling",
 }
 

@@ -13,8 +13,9 @@ Logits and log-probabilities serve alike: they differ by a constant per model, w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,57 @@ from eft_gguf.errors import OptionError
 
 
 @dataclass(frozen=True, slots=True)
+class Filter:
+    """Conservative decoding: what keeps tokens from winning by noise in the tails. Any combination; None is off.
+
+    A top-p set is the smallest set of most likely tokens whose probability reaches p, of equals those of smaller id.
+    `filter.filtered_logits` is the arithmetic.
+
+    tuned_top_p: `knowledge` counts only inside the top-p set of the tuned side (the blend at knowledge 0, which is the
+        tuned model for one trait of weight 1 at behaviour 1); tokens outside keep the probability that it gives them.
+        The conservative decoding of Mitchell et al., arXiv 2310.12962.
+    base_top_p: tokens outside the base's top-p set are ruled out. As DExperts does (Liu et al., arXiv 2105.03023).
+    base_min_p: tokens less than this times as likely as the base's likeliest are ruled out: the plausibility constraint
+        of contrastive decoding (Li et al., arXiv 2210.15097).
+    untuned_floor: log-probabilities of the untuned model below it count as the floor, in nats, so that a ratio of two
+        tiny numbers cannot win: how tiny is noise. docs/steering.md has what it is worth.
+
+    1 for a top-p and 0 for base_min_p change nothing. Raises OptionError for a value outside its range.
+    """
+
+    tuned_top_p: float | None = None
+    base_top_p: float | None = None
+    base_min_p: float | None = None
+    untuned_floor: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("tuned_top_p", "base_top_p"):
+            _require(name, getattr(self, name), lambda value: 0 < value <= 1, "above 0 and at most 1")
+        _require("base_min_p", self.base_min_p, lambda value: 0 <= value <= 1, "between 0 and 1")
+        _require("untuned_floor", self.untuned_floor, lambda value: value <= 0, "a finite number, 0 or less")
+
+    def in_force(self, factors: Sequence[float]) -> Filter:
+        """This filter without what changes nothing in a blend of these `coefficients`: Filter() if that is all of it.
+
+        The floor is idle where the untuned model has no part in the blend, tuned_top_p where knowledge is 0.
+        """
+        tuned_top_p = None if self.tuned_top_p == 1 or factors[0] == 0 else self.tuned_top_p
+        return Filter(
+            tuned_top_p,
+            None if self.base_top_p == 1 else self.base_top_p,
+            None if self.base_min_p == 0 else self.base_min_p,
+            None if factors[1] == 0 and tuned_top_p is None else self.untuned_floor,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Blend:
-    """The two dials, and weights for traits where they are to differ from the family's.
+    """The two dials, weights for traits where they are to differ from the family's, and a filter.
 
     knowledge: how much of the pre-training difference base − untuned (0 none, 1 the paper's).
     behaviour: how much of the fine-tuning difference tuned − untuned (0 none, 1 the paper's).
     traits: weight by trait name; a trait not named keeps the weight that its family gives it.
+    filter: what keeps tokens from winning by noise; see `Filter`.
 
     Raises OptionError where a value is no finite number.
     """
@@ -36,12 +82,17 @@ class Blend:
     knowledge: float = 1.0
     behaviour: float = 1.0
     traits: Mapping[str, float] = field(default_factory=dict)
+    filter: Filter = field(default_factory=Filter)
 
     def __post_init__(self) -> None:
         _require_finite("knowledge", self.knowledge)
         _require_finite("behaviour", self.behaviour)
         for name, weight in self.traits.items():
             _require_finite(f"the weight of trait {name!r}", weight)
+        if not isinstance(self.filter, Filter):
+            raise OptionError(
+                f"filter must be a Filter, not {self.filter!r}", hint="Blend(filter=Filter(base_min_p=0.1))"
+            )
 
     def weights(self, family_weights: Mapping[str, float]) -> tuple[float, ...]:
         """The weight of each trait, in the family's order. Raises OptionError for a trait that is not the family's."""
@@ -62,13 +113,32 @@ def coefficients(knowledge: float, behaviour: float, weights: Sequence[float]) -
     """
     tuned = [behaviour * weight for weight in weights]
     untuned = 1.0 - math.fsum([knowledge, *tuned])
+    return (float(knowledge), _without_rounding(untuned), *tuned)
+
+
+def tuned_side(factors: Sequence[float]) -> tuple[float, ...]:
+    """The factors of the same blend at knowledge 0: the tuned models, and what of the untuned one is left."""
+    knowledge, untuned, *tuned = factors
+    return (0.0, _without_rounding(untuned + knowledge), *tuned)
+
+
+def members_needed(factors: Sequence[float], filter: Filter) -> list[int]:
+    """The members that must be decoded: those with part in the blend, and those that only the filter looks at."""
+    filter = filter.in_force(factors)
+    needed = {member for member, factor in enumerate(factors) if factor != 0.0}
+    if filter.base_top_p is not None or filter.base_min_p is not None:
+        needed.add(0)
+    if filter.tuned_top_p is not None:
+        needed.add(1)
+    return sorted(needed)
+
+
+def _without_rounding(factor: float) -> float:
     # Dials such as 0.7 and 0.3 cancel only up to rounding, and a factor of 1e-17 would still cost a decode.
-    if abs(untuned) < 1e-12:
-        untuned = 0.0
-    return (float(knowledge), untuned, *tuned)
+    return 0.0 if abs(factor) < 1e-12 else factor
 
 
-def blend_logits(rows: Sequence[NDArray[np.float32]], factors: Sequence[float]) -> NDArray[np.float64]:
+def blend_logits(rows: Sequence[NDArray[np.floating[Any]]], factors: Sequence[float]) -> NDArray[np.float64]:
     """The blended logits, float64, shape (n,): the sum of factor × row over the models whose factor is not 0.
 
     rows: logits of base, untuned and each tuned model, each of shape (n,). factors: as `coefficients` gives them.
@@ -87,6 +157,14 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural log-probabilities of logits, shape (n,); −inf stays −inf."""
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
+
+
+def _require(name: str, value: float | None, holds: Callable[[float], bool], wanted: str) -> None:
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not holds(value):
+        raise OptionError(f"{name} must be {wanted}, not {value!r}", hint="leave it out to switch it off")
 
 
 def _require_finite(name: str, value: float) -> None:

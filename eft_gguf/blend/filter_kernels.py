@@ -1,0 +1,217 @@
+"""The filters compiled by Numba. tests/blend/test_filter_kernels.py holds them to filter.py, whose words they use.
+
+They work on logits where the reference has log-probabilities: a model's `log_mass` is all that lies between. The time
+goes into passes over whole vocabularies, so there are few, and a top-p set is sought among the tokens that can belong
+to it only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from eft_gguf.blend.equation import Filter, tuned_side
+from eft_gguf.blend.filter import ROUNDING
+from eft_gguf.blend.kernels import BLOCK, Rows
+from eft_gguf.blend.log_mass import log_mass, peak
+
+BINS, FEW, CHUNK = 256, 64, 64
+
+
+class FilteredBlend:
+    """Blends rows of `n` logits under a filter, into an array that it owns: a view until the next call."""
+
+    def __init__(self, n: int) -> None:
+        self._blended = np.empty(n, np.float32)
+        self._small = np.empty(n, np.float64)
+        self._ids = np.empty(n, np.int32)
+        self._masses = np.empty(n, np.float32)
+
+    def __call__(
+        self, rows: Rows, members: Sequence[int], factors: Sequence[float], filter: Filter
+    ) -> NDArray[np.float32]:
+        """The blended logits, shape (n,), up to a constant; −inf for tokens that are ruled out.
+
+        rows: logits of the `members_needed`, each of shape (n,) or longer.  members: which these are.
+        factors: of all members, as `coefficients` gives them.
+        """
+        filter = filter.in_force(factors)
+        small = tuned_side(factors)
+        filter_into(
+            rows,
+            np.array([factors[member] for member in members], np.float64),
+            np.array([small[member] for member in members], np.float64),
+            members.index(0) if 0 in members else -1,
+            members.index(1) if 1 in members else -1,
+            1.0 if filter.tuned_top_p is None else float(filter.tuned_top_p),
+            1.0 if filter.base_top_p is None else float(filter.base_top_p),
+            0.0 if filter.base_min_p is None else float(filter.base_min_p),
+            -np.inf if filter.untuned_floor is None else float(filter.untuned_floor),
+            self._blended,
+            self._small,
+            self._ids,
+            self._masses,
+        )
+        return self._blended
+
+
+@numba.njit(cache=True, error_model="numpy")
+def filter_into(  # type: ignore[no-untyped-def]
+    rows, factors, small_factors, base, untuned, tuned_top_p, base_top_p, base_min_p, floor, out, small, ids, masses
+):
+    """out[i] = the blended logit of token i under the filters, of which 1, 1, 0 and −inf are off.
+
+    base, untuned: their places in `rows`, −1 where they are not needed.  small, ids, masses: room to work in.
+    """
+    n = len(out)
+    base_mass = untuned_mass = shift = 0.0
+    if floor > -np.inf or tuned_top_p < 1:
+        untuned_mass = log_mass(rows[untuned][:n])
+    if base_top_p < 1 or tuned_top_p < 1:
+        base_mass = log_mass(rows[base][:n])
+    floor += untuned_mass
+    if tuned_top_p < 1:
+        # Inside the set log-probabilities are added to `small`, so the masses of their models count.
+        shift = factors[base] * (untuned_mass - base_mass)
+    _sum_into(rows, factors, untuned, floor, shift, out)
+    if tuned_top_p < 1:
+        _sum_into(rows, small_factors, untuned, floor, 0.0, small)
+        border, ties = _top_p_border(small, tuned_top_p, log_mass(small), ids, masses)
+        for i in range(n):
+            # + 0: see kernels._sum_block.
+            out[i] = out[i] + np.float32(0) if small[i] >= border else small[i]
+        for token in ids[:ties]:
+            out[token] = small[token]
+    if base_top_p < 1 or base_min_p > 0:
+        _rule_out(rows[base][:n], base_top_p, base_min_p, base_mass, out, ids, masses)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _rule_out(base, top_p, min_p, mass, out, ids, masses):  # type: ignore[no-untyped-def]
+    """out[i] = −inf where the base finds token i implausible; if nothing would be left, the largest stays."""
+    highest, border, ties = peak(base), -np.inf, 0
+    if top_p < 1:
+        border, ties = _top_p_border(base, top_p, mass, ids, masses)
+    lowest = max(border, highest + np.log(min_p) - ROUNDING)
+    if lowest > border:
+        ties = 0
+    left = 0
+    for i in range(len(out)):
+        left += (lowest <= base[i]) & (base[i] <= highest) & (out[i] > -np.inf)
+    for token in ids[:ties]:
+        left -= out[token] > -np.inf
+    likeliest = 0 if left else np.argmax(out)
+    largest = out[likeliest]
+    for i in range(len(out)):
+        out[i] = out[i] + np.float32(0) if (lowest <= base[i]) & (base[i] <= highest) else -np.inf
+    for token in ids[:ties]:
+        out[token] = -np.inf
+    if not left:
+        out[likeliest] = largest
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _sum_into(rows, factors, untuned, floor, shift, out):  # type: ignore[no-untyped-def]
+    """As `blend_into`, the untuned logits raised to `floor` and `shift` added; models of factor 0 are left out."""
+    total = np.empty(BLOCK, np.float64)
+    for start in range(0, len(out), BLOCK):
+        block = out[start : start + BLOCK]
+        total[:] = shift
+        for m in range(len(rows)):
+            row, factor = rows[m][start : start + len(block)], factors[m]
+            if factor != 0 and m == untuned and floor > -np.inf:
+                for i in range(len(block)):
+                    total[i] += factor * (row[i] if floor < row[i] < np.inf else floor)
+            elif factor != 0:
+                for i in range(len(block)):
+                    total[i] += factor * row[i]
+        for i in range(len(block)):
+            block[i] = total[i] + 0.0 if abs(total[i]) < np.inf else -np.inf
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _top_p_border(logits, p, mass, ids, masses):  # type: ignore[no-untyped-def]
+    """(border, ties): the top-p set are the tokens of this logit or a larger one, but for ids[:ties], equal to it.
+
+    mass: the log_mass of all. A histogram of probability over the logits finds the bin in which p is reached, then one
+    of that bin alone, until there are few tokens to sort, or only equals.
+    """
+    missing = p - ROUNDING
+    count = _collect_likeliest(logits, p, mass, ids, masses)
+    if count == 0:
+        return np.inf, 0
+    mass_of_bin = np.empty(BINS, np.float64)
+    while count > FEW:
+        high, low = -np.inf, np.inf
+        for token in ids[:count]:
+            high, low = max(high, logits[token]), min(low, logits[token])
+        if high == low:
+            break
+        # The lowest falls into the last bin, so that each round has fewer tokens to look at.
+        scale = (BINS - 0.5) / (high - low)
+        mass_of_bin[:] = 0
+        for j in range(count):
+            mass_of_bin[int((high - logits[ids[j]]) * scale)] += masses[j]
+        reaching = 0
+        while reaching < BINS - 1 and mass_of_bin[reaching] < missing:
+            missing -= mass_of_bin[reaching]
+            reaching += 1
+        kept = 0
+        for j in range(count):
+            if int((high - logits[ids[j]]) * scale) == reaching:
+                ids[kept], masses[kept] = ids[j], masses[j]
+                kept += 1
+        count = kept
+    _sort(logits, ids[:count], masses)
+    j = 0
+    while j < count - 1 and masses[j] < missing:
+        missing -= masses[j]
+        j += 1
+    border, ties = logits[ids[j]], 0
+    for token in ids[j + 1 : count]:
+        if logits[token] == border:
+            ids[ties] = token
+            ties += 1
+    return border, ties
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _collect_likeliest(logits, p, mass, ids, masses):  # type: ignore[no-untyped-def]
+    """Tokens that make up p at least, with their probabilities; returns how many they are.
+
+    Of m tokens less likely than (1 − p) / m each, all together have less than 1 − p, and p is reached without them.
+    m = n is always true, and m = 1000 mostly, in a model's long tail; it leaves far fewer to look at.
+    """
+    count = 0
+    for m in (1000, len(logits)):
+        lowest = mass + np.log((1 - p) / m)
+        count, collected = 0, 0.0
+        for start in range(0, len(logits), CHUNK):
+            chunk = logits[start : start + CHUNK]
+            found = 0
+            for i in range(len(chunk)):
+                found += lowest <= chunk[i]
+            if found:
+                for i in range(len(chunk)):
+                    if lowest <= chunk[i] < np.inf:
+                        ids[count], masses[count] = start + i, np.exp(chunk[i] - mass)
+                        collected += masses[count]
+                        count += 1
+        if collected >= p:
+            break
+    return count
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _sort(logits, ids, masses):  # type: ignore[no-untyped-def]
+    """By falling logit, equals as they stand. Insertion: it is for few, and for many that are equal."""
+    for j in range(1, len(ids)):
+        token, mass = ids[j], masses[j]
+        k = j
+        while k > 0 and logits[ids[k - 1]] < logits[token]:
+            ids[k], masses[k] = ids[k - 1], masses[k - 1]
+            k -= 1
+        ids[k], masses[k] = token, mass

@@ -1,0 +1,153 @@
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from eft_gguf import Filter
+from eft_gguf.blend import kernels
+from eft_gguf.blend.equation import coefficients, log_softmax, members_needed
+from eft_gguf.blend.filter import filtered_logits
+from eft_gguf.blend.filter_kernels import FEW, FilteredBlend
+
+SIZES = [1, 2, 5, FEW + 1, kernels.BLOCK - 1, kernels.BLOCK, kernels.BLOCK + 1, 3 * kernels.BLOCK + 7]
+DIALS = st.sampled_from([0.0, 0.3, 0.7, 1.0, 1.5, -0.5])
+P = st.sampled_from([None, 0.05, 0.25, 0.5, 0.9, 0.95, 0.9999, 1.0])
+
+
+@st.composite
+def cases(draw):
+    """Rows of base, untuned and 1 to 3 tuned models, some entries −inf, some equal; their factors; a filter."""
+    size = draw(st.sampled_from(SIZES))
+    traits = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rows = [(rng.normal(size=size) * draw(st.sampled_from([0.0, 0.1, 5, 30]))) for _ in range(2 + traits)]
+    if draw(st.booleans()):
+        rows = [np.round(row) for row in rows]  # many equal logits
+    rows = [row.astype(np.float32) for row in rows]
+    for row in rows:
+        row[rng.random(size) < draw(st.sampled_from([0.0, 0.05, 0.9]))] = -np.inf
+    weights = draw(st.lists(st.sampled_from([0.0, 0.3, 0.5, 1.0]), min_size=traits, max_size=traits))
+    factors = coefficients(draw(DIALS), draw(DIALS), weights)
+    floor = draw(st.sampled_from([None, 0.0, -1.0, -7.0, -50.0]))
+    return rows, factors, Filter(draw(P), draw(P), draw(st.sampled_from([None, 0.0, 0.01, 0.5, 1.0])), floor)
+
+
+def run(rows, factors, filter):
+    members = members_needed(factors, filter) or [1]
+    return FilteredBlend(len(rows[0]))(tuple(rows[m] for m in members), members, factors, filter).astype(np.float64)
+
+
+def within_rounding(filter):
+    """The filter, and those whose p differ from its by what float32 sums of probabilities may."""
+
+    def around(p):
+        return [p] if p in (None, 1.0) else [p, p - 5e-7, p + 5e-7]
+
+    for tuned, base in product(around(filter.tuned_top_p), around(filter.base_top_p)):
+        yield replace(filter, tuned_top_p=tuned, base_top_p=base)
+
+
+@settings(deadline=None, max_examples=300)
+@given(cases())
+def test_kernels_agree_with_the_reference(case):
+    rows, factors, filter = case
+    result = run(rows, factors, filter)
+    assert not np.isnan(result).any() and not (result == np.inf).any()
+    for near in within_rounding(filter):
+        expected = filtered_logits(rows, factors, near)
+        if np.array_equal(np.isfinite(result), kept := np.isfinite(expected)):
+            if not kept.any():
+                return
+            # Where the two top-p sets differ, logits do too, by far more than this.
+            tolerance = 1e-5 + 3e-7 * np.abs(result[kept]).max()
+            difference = (result - result[kept].max())[kept] - (expected - expected[kept].max())[kept]
+            if np.abs(difference).max() <= tolerance:
+                return
+    pytest.fail("no reference within rounding gives these logits")
+
+
+@settings(deadline=None, max_examples=100)
+@given(cases())
+def test_properties(case):
+    rows, factors, filter = case
+    result = run(rows, factors, filter)
+    if np.isfinite(result).any():
+        assert np.exp(log_softmax(result)).sum() == pytest.approx(1)
+    # What the base finds implausible never leaves nothing.
+    without_base = run(rows, factors, replace(filter, base_top_p=None, base_min_p=None))
+    assert np.isfinite(result).any() == np.isfinite(without_base).any()
+    # The order of traits does not matter.
+    swapped = [*rows[:2], *rows[:1:-1]], (*factors[:2], *factors[:1:-1])
+    np.testing.assert_allclose(run(*swapped, filter), result, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "filter",
+    [
+        Filter(tuned_top_p=0.9),
+        Filter(base_top_p=0.9),
+        Filter(base_min_p=0.1),
+        Filter(untuned_floor=-7),
+        Filter(0.8, 0.95, 0.01, -5),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("member", [0, 1, 2])
+def test_a_constant_added_to_a_models_logits_changes_nothing(filter, member):
+    rng = np.random.default_rng(member)
+    rows = [np.round(rng.normal(size=3000) * 4, 2).astype(np.float32) for _ in range(3)]
+    factors = coefficients(1.2, 0.8, [1])
+    before = log_softmax(run(rows, factors, filter))
+    rows[member] = rows[member] + np.float32(64)
+    np.testing.assert_allclose(log_softmax(run(rows, factors, filter)), before, atol=2e-4)
+
+
+@pytest.mark.parametrize("factors", [coefficients(1, 1, [1]), coefficients(0.5, 2, [0.7])])
+def test_p_of_1_changes_nothing(factors):
+    rng = np.random.default_rng(3)
+    rows = tuple(rng.normal(size=2000).astype(np.float32) * 6 for _ in range(3))
+    plain = np.empty(2000, np.float32)
+    kernels.blend_into(rows, np.array(factors), plain)
+    np.testing.assert_array_equal(run(rows, factors, Filter(1, 1, 0)), plain)
+
+
+@pytest.mark.parametrize("filter", [Filter(0.9), Filter(None, 0.9), Filter(None, None, 0.1), Filter(0.9, 0.9, 0.1, -7)])
+@pytest.mark.parametrize("scale", [1e5, 1e20, 1e30])
+def test_extreme_logits_stay_finite(filter, scale):
+    rng = np.random.default_rng(4)
+    rows = [(rng.normal(size=1500) * scale).astype(np.float32) for _ in range(3)]
+    result = run(rows, coefficients(1, 1, [1]), filter)
+    assert np.isfinite(result).any() and not np.isnan(result).any() and not (result == np.inf).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("member", [0, 1, 2])
+def test_logits_that_are_no_numbers_do_not_spread(member, bad):
+    rng = np.random.default_rng(5)
+    rows = [rng.normal(size=1500).astype(np.float32) for _ in range(3)]
+    rows[member][[3, 700]] = bad
+    for filter in (Filter(0.9), Filter(None, 0.9), Filter(None, None, 0.1), Filter(0.9, 0.9, 0.1, -7)):
+        result = run(rows, coefficients(1, 1, [1]), filter)
+        expected = filtered_logits(rows, coefficients(1, 1, [1]), filter)
+        np.testing.assert_allclose(log_softmax(result), log_softmax(expected), atol=1e-4)
+        rows[member][:] = bad  # and the whole row
+        assert not np.isnan(run(rows, coefficients(1, 1, [1]), filter)).any()
+        rows[member][:] = rng.normal(size=1500)
+        rows[member][[3, 700]] = bad
+
+
+@pytest.mark.parametrize("size", [3, 5000])
+def test_of_equal_tokens_the_smaller_ids_stay(size):
+    row = np.zeros(size, np.float32)
+    result = run([row, row, row], coefficients(1, 1, [1]), Filter(base_top_p=0.5))
+    assert np.flatnonzero(np.isfinite(result)).tolist() == list(range((size + 1) // 2))
+
+
+def test_only_the_shared_part_of_padded_vocabularies_is_read():
+    rows = [np.array(row, np.float32) for row in ([1, 2, 3, 99], [1, 1, 1], [1, 1, 1, 99])]
+    blend = FilteredBlend(3)
+    for filter in (Filter(0.9), Filter(None, 0.99), Filter(None, None, 0.01), Filter(None, None, None, -3)):
+        assert int(np.argmax(blend(tuple(rows), [0, 1, 2], coefficients(1, 1, [1]), filter))) == 2
