@@ -21,7 +21,8 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from numpy.typing import NDArray
 
 from eft_gguf.blend import kernels
-from eft_gguf.blend.equation import Blend, coefficients
+from eft_gguf.blend.equation import Blend, Filter, coefficients, members_needed
+from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.eft import context_length
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble, special_tokens
@@ -92,6 +93,7 @@ class EFTProcessor:
         except BaseException:
             self._ensemble.close()
             raise
+        self._filtered = FilteredBlend(self._n_vocab)
         self._host = _HostSample.of(llama)
 
     @property
@@ -102,13 +104,14 @@ class EFTProcessor:
     @blend.setter
     def blend(self, blend: Blend) -> None:
         self._factors = coefficients(blend.knowledge, blend.behaviour, blend.weights(self._weights))
+        self._filter = blend.filter.in_force(self._factors)
         self._blend = blend
 
     def __call__(self, input_ids: NDArray[np.intc], scores: NDArray[np.single]) -> NDArray[np.single]:
         """The blended logits after `input_ids`, from those of the host, both of shape (n_vocab,); a new array.
 
         Tokens that the host's logits, or processors before this one, rule out with −inf stay so. Where the base has
-        the blend to itself, as at (1, 0), `scores` itself is returned.
+        the blend to itself, as at (1, 0) without a filter, `scores` itself is returned.
         """
         if not self._host.drawing:
             return self._steer(input_ids.tolist(), scores)
@@ -144,20 +147,25 @@ class EFTProcessor:
         self.close()
 
     def _steer(self, ids: list[int], scores: NDArray[np.single]) -> NDArray[np.single]:
-        factors = self._factors
-        small = [member for member, factor in enumerate(factors) if factor != 0.0 and member > 0]
         self._tokenizer()  # raises where they were closed
-        if not small:
+        factors = self._factors
+        members = members_needed(factors, self._filter)
+        if members == [0] and self._filter == Filter():
             return scores
         self._check(ids)
-        base = np.ascontiguousarray(scores, np.float32)
-        rows = self._engine.logits_after(ids, [member - 1 for member in small])
-        members = small
-        if factors[0] != 0.0:
-            rows, members = [base, *rows], [0, *members]
+        base = np.array(scores, np.float32)
+        rows = self._engine.logits_after(ids, [member - 1 for member in members if member > 0])
+        if members[0] == 0:
+            rows.insert(0, base)
+        for row in (base, *rows):
+            row[self._never] = -np.inf
         blended = np.full(len(base), -np.inf, np.float32)
-        kernels.blend_into(tuple(rows), np.array([factors[m] for m in members]), blended[: self._n_vocab])
-        blended[self._never] = -np.inf
+        if self._filter == Filter():
+            weights = np.array([factors[member] for member in members])
+            kernels.blend_into(tuple(rows), weights, blended[: self._n_vocab])
+        else:
+            blended[: self._n_vocab] = self._filtered(tuple(rows), members, factors, self._filter)
+        # At knowledge 0 the base has no say in the blend, but what it holds for impossible may have been forbidden.
         blended[base == -np.inf] = -np.inf
         return blended
 
