@@ -206,7 +206,8 @@ class EFT:
         if len(ids) < 2:
             nothing = np.full(len(ids), np.nan)
             return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
-        by_member, blended = self._engine.score(ids, self._factors(blend))
+        blend = blend or Blend()
+        by_member, blended = self._engine.score(ids, self._factors(blend), blend.filter)
         first = [np.nan]
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
         return Score(ids, texts, np.concatenate([first, blended]), members)
@@ -230,7 +231,7 @@ class EFT:
 
         ids: token ids by text.  texts: the text that each member reads.
         """
-        sampling = sampling or Sampling()
+        sampling, blend = sampling or Sampling(), blend or Blend()
         factors = self._factors(blend)
         prompts = [ids[text] for text in texts]
         unknown = next((token for prompt in ids.values() for token in prompt if token >= self._ensemble.n_vocab), None)
@@ -240,7 +241,7 @@ class EFT:
                 hint="word the prompt without the tuned model's own control tokens",
             )
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, prompts[-1])
-        sequence = Sequence(prompts, factors, sampler, max_tokens=sampling.max_tokens)
+        sequence = Sequence(prompts, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
         try:
             self._engine.add(sequence)
         except BaseException:
@@ -301,8 +302,7 @@ class EFT:
                     return ids + rest
         return model.tokenize(text, special=True)
 
-    def _factors(self, blend: Blend | None) -> tuple[float, ...]:
-        blend = blend or Blend()
+    def _factors(self, blend: Blend) -> tuple[float, ...]:
         return coefficients(blend.knowledge, blend.behaviour, blend.weights(self._weights))
 
     def _tokenizer(self) -> Model:

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend import kernels
+from eft_gguf.blend.equation import Filter, members_needed
+from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.errors import ContextError, EFTError
@@ -45,6 +47,7 @@ class Engine:
         members = range(len(ensemble.names))
         self._slots = [Slot(index, [[] for _ in members]) for index in range(ensemble.sequences)]
         self._clock = 0
+        self._filtered_blend = FilteredBlend(ensemble.n_vocab)
 
     def add(self, sequence: Sequence) -> None:
         """Give a sequence a slot; it takes part from the next step on.
@@ -99,10 +102,12 @@ class Engine:
             sequence.count_decode(seconds)
         return plan.touched
 
-    def score(self, ids: Seq[int], factors: Seq[float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def score(
+        self, ids: Seq[int], factors: Seq[float], filter: Filter | None = None
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Natural log-probabilities of ids[1:], each given all before it: (members, n − 1), and (n − 1,) blended.
 
-        Uses a free slot. Raises ContextError where the text is longer than the context.
+        What the filter rules out has −inf. Uses a free slot. Raises ContextError for a text longer than the context.
         """
         if len(ids) > self.ensemble.ctx:
             raise ContextError(
@@ -114,8 +119,8 @@ class Engine:
             raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
         slot = min(free, key=lambda slot: slot.last_used)
         count, n_vocab = len(self.ensemble.names), self.ensemble.n_vocab
-        used = [member for member, factor in enumerate(factors) if factor != 0.0]
-        weights = np.array([factors[member] for member in used])
+        filter = filter or Filter()
+        used = members_needed(factors, filter)
         alone = np.ones(1)
         by_member, blended = np.zeros((count, len(ids) - 1)), np.zeros(len(ids) - 1)
         for member in range(count):
@@ -134,7 +139,7 @@ class Engine:
                             (rows[member][i],), alone, n_vocab, target
                         )
                     blended[start + i] = kernels.blend_log_probability(
-                        tuple(rows[member][i] for member in used), weights, n_vocab, target
+                        *self._filtered([rows[member][i] for member in used], used, factors, filter), n_vocab, target
                     )
         finally:
             for member in range(count):
@@ -208,11 +213,13 @@ class Engine:
         """Give each ready sequence its next token, from the blend of its members' rows."""
         rows = [iter(self.ensemble.rows(member)) if parts else iter(()) for member, parts in enumerate(plan.parts)]
         for sequence in plan.ready:
-            members = sequence.members
-            factors = np.array([sequence.factors[member] for member in members])
-            used = tuple(next(rows[member]) for member in members)
+            members, never = sequence.members, self.ensemble.never_sampled
+            own = [next(rows[member]) for member in members]
             # One member ruling a token out rules it out of the blend; llama.cpp does not read these rows again.
-            used[0][self.ensemble.never_sampled] = -np.inf
+            own[0][never] = -np.inf
+            used, factors = self._filtered(own, members, sequence.factors, sequence.filter)
+            # A filter may go by the other members alone.
+            used[0][never] = -np.inf
             token = sequence.sampler.sample(used, factors)
             if sequence.sampler.logprobs is not None:
                 sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
@@ -222,6 +229,14 @@ class Engine:
             full = sequence.length >= self.ensemble.ctx
             if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
                 sequence.finish_reason = "length"
+
+    def _filtered(
+        self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter
+    ) -> tuple[kernels.Rows, NDArray[np.float64]]:
+        """What the kernels of the blend take: these rows and their factors or, under a filter, its outcome alone."""
+        if filter.in_force(factors) == Filter():
+            return tuple(rows), np.array([factors[member] for member in members])
+        return (self._filtered_blend(tuple(rows), members, factors, filter),), np.ones(1)
 
     def _pending(self, slot: Slot, sequence: Sequence) -> int:
         """Tokens still to be decoded by the member that has most of them to decode."""

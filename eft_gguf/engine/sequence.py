@@ -8,6 +8,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
+from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.sampler import Alternatives, Sampler
 
 
@@ -64,16 +65,24 @@ class Sequence:
     """A prompt and what has been sampled after it.
 
     prompts: token ids per member, for a family may word the prompt differently for its bases; `ids` are they and what
-    came after.  factors: the equation's factors per member; they may be changed between steps.
+    came after.  factors: the equation's factors per member; filter: that of the blend. Both may be changed between
+    steps.
     alternatives: to each sampled token, where the sampler was asked for log-probabilities.
     slot: the llama.cpp sequence that holds its KV cache, once the engine has given it one.
     """
 
     def __init__(
-        self, prompts: Seq[Seq[int]], factors: Seq[float], sampler: Sampler, *, max_tokens: int | None
+        self,
+        prompts: Seq[Seq[int]],
+        factors: Seq[float],
+        sampler: Sampler,
+        *,
+        max_tokens: int | None,
+        filter: Filter | None = None,
     ) -> None:
         self.ids = [list(prompt) for prompt in prompts]
         self.factors = tuple(factors)
+        self.filter = filter or Filter()
         self.sampler = sampler
         self.max_tokens = max_tokens
         self.generated: list[int] = []
@@ -90,8 +99,8 @@ class Sequence:
 
     @property
     def members(self) -> list[int]:
-        """The members that have part in the blend, and so must decode this sequence."""
-        return [member for member, factor in enumerate(self.factors) if factor != 0.0]
+        """The members that the blend or its filter looks at, and that so must decode this sequence."""
+        return members_needed(self.factors, self.filter)
 
     def append(self, token: int) -> None:
         """Add a sampled token."""
