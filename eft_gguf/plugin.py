@@ -157,15 +157,16 @@ class EFTProcessor:
         rows = self._engine.logits_after(ids, [member - 1 for member in members if member > 0])
         if members[0] == 0:
             rows.insert(0, base)
-        for row in (base, *rows):
-            row[self._never] = -np.inf
+        # As in the engine: before the blend for the sets of a filter, after it because one may not look at this row.
+        rows[0][self._never] = -np.inf
         blended = np.full(len(base), -np.inf, np.float32)
         if self._filter == Filter():
             weights = np.array([factors[member] for member in members])
             kernels.blend_into(tuple(rows), weights, blended[: self._n_vocab])
         else:
             blended[: self._n_vocab] = self._filtered(tuple(rows), members, factors, self._filter)
-        # At knowledge 0 the base has no say in the blend, but what it holds for impossible may have been forbidden.
+        blended[self._never] = -np.inf
+        # At knowledge 0 the base has no part in the blend, but other processors may have forbidden tokens there.
         blended[base == -np.inf] = -np.inf
         return blended
 
