@@ -15,6 +15,7 @@ from eft_gguf.cli.options import (
     REFERENCES,
     Given,
     dial_options,
+    filter_in_use,
     fitting,
     model_options,
     open_models,
@@ -59,7 +60,7 @@ class Talk:
         blend.weights({trait.name: trait.weight for trait in self.eft.family.tuned})
         self.blend = blend
         dials = {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": dict(blend.traits)}
-        self.session.record("dials", dials=dials)
+        self.session.record("dials", dials={**dials, "filter": filter_in_use(blend)})
 
     def answer(self) -> Reply:
         """Reply to what was said, showing and recording each piece as it comes."""
@@ -112,7 +113,8 @@ def chat(continued: bool, system: str | None, stats: bool, dials: Given, samplin
         before = fitting(kept.dials, eft)
         traits = {**before.traits, **asked.traits}
         talk = Talk(eft, session, before, options)
-        talk.begin(replace(before, **{**dials, "traits": traits}), system)
+        filter = replace(before.filter, **filter_in_use(asked))
+        talk.begin(replace(before, **{**dials, "traits": traits, "filter": filter}), system)
         if interactive := sys.stdin.isatty():
             display.note(welcome(talk) + "\n")
         converse(talk, messages(COMMANDS), patient=interactive, figures=stats or sys.stderr.isatty())

@@ -82,10 +82,12 @@ def demo(question: str, as_json: bool, svg: Path | None, dials: Given, sampling:
 
 
 def setting(corner: Corner, blend: Blend) -> Blend:
-    """The dials of a corner; trait weights are the blend's."""
+    """The dials of a corner; trait weights are the blend's. A filter would let other models into the three alone."""
+    from eft_gguf import Filter
+
     if corner.knowledge is None or corner.behaviour is None:
         return blend
-    return replace(blend, knowledge=corner.knowledge, behaviour=corner.behaviour)
+    return replace(blend, knowledge=corner.knowledge, behaviour=corner.behaviour, filter=Filter())
 
 
 def ask(eft: EFT, question: str, blend: Blend, sampling: Sampling) -> Reply:

@@ -73,6 +73,21 @@ DIALS: dict[str, Decorator] = {
     ),
 }
 
+FILTER: dict[str, Decorator] = {
+    "tuned_top_p": click.option(
+        "--tuned-top-p", type=float, metavar="X", help="Knowledge counts only for the tuned side's likeliest X."
+    ),
+    "base_top_p": click.option(
+        "--base-top-p", type=float, metavar="X", help="Only tokens among base's likeliest that make up X."
+    ),
+    "base_min_p": click.option(
+        "--base-min-p", type=float, metavar="X", help="Only tokens that base finds X times as likely as its first."
+    ),
+    "untuned_floor": click.option(
+        "--untuned-floor", type=float, metavar="X", help="Raise untuned's log-probabilities to X, for example -7."
+    ),
+}
+
 SAMPLING: dict[str, Decorator] = {
     "temperature": click.option(
         "--temperature", type=float, metavar="X", help="0 takes the likeliest token each time."
@@ -109,8 +124,21 @@ def _group(argument: str, options: dict[str, Decorator]) -> Decorator:
     return decorate
 
 
+def dial_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The dials, and the filter as one of them if any of its options was given."""
+
+    @functools.wraps(command)
+    def gather(dials: Given, filter: Given, **arguments: Any) -> Any:
+        if filter:
+            from eft_gguf import Filter
+
+            dials["filter"] = Filter(**filter)
+        return command(dials=dials, **arguments)
+
+    return _group("dials", DIALS)(_group("filter", FILTER)(gather))
+
+
 model_options = _group("models", MODELS)
-dial_options = _group("dials", DIALS)
 sampling_options = _group("sampling", SAMPLING)
 
 REFERENCES = ("base", "untuned", "tuned")
@@ -132,17 +160,25 @@ def open_models(models: Given) -> EFT:
 
 
 def dials_in_use(eft: EFT, blend: Blend) -> Given:
-    """Both dials and the weight of every trait, as a reply is blended with them."""
+    """Both dials, the weight of every trait and what is set of the filter, as a reply is blended with them."""
     traits = {trait.name: trait.weight for trait in eft.family.tuned} | dict(blend.traits)
-    return {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits}
+    dials = {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits}
+    return {**dials, "filter": filter_in_use(blend)}
+
+
+def filter_in_use(blend: Blend) -> dict[str, float]:
+    """What is set of the filter."""
+    values = {name: getattr(blend.filter, name) for name in FILTER}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def fitting(dials: Given, eft: EFT) -> Blend:
-    """Dials kept from another time, without the traits that these models do not have."""
-    from eft_gguf import Blend
+    """Dials kept from another time, without traits that these models and filters that this version does not have."""
+    from eft_gguf import Blend, Filter
 
     traits = {name: weight for name, weight in dials.get("traits", {}).items() if name in eft.trait_names}
-    return Blend(**{**dials, "traits": traits})
+    kept = {name: value for name, value in dials.get("filter", {}).items() if name in FILTER}
+    return Blend(**{**dials, "traits": traits, "filter": Filter(**kept)})
 
 
 def reopening(eft: EFT) -> Given:

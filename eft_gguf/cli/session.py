@@ -4,7 +4,7 @@ A chat is one file of JSON lines under `state_folder() / "chats"`, only ever app
 from the top gives back the conversation. The events, by their "event" field:
 
     models      what to open again: the model options            {"models": {"family": "…"}}
-    dials       both dials and the trait weights given           {"dials": {"knowledge": 1.0, …}}
+    dials       both dials, trait weights and filter given       {"dials": {"knowledge": 1.0, …}}
     system      the system message; empty for none               {"text": "…"}
     user        a message of the user                            {"text": "…"}
     reply       a piece of the assistant's reply, as it came     {"text": "…"}
@@ -180,10 +180,10 @@ def _message(entry: dict[str, Any]) -> Message:
 
 def _dials(table: dict[str, Any]) -> dict[str, Any]:
     numbers: dict[str, Any] = {name: float(table[name]) for name in ("knowledge", "behaviour") if name in table}
-    return {
-        **numbers,
-        "traits": {str(name): float(weight) for name, weight in table.get("traits", {}).items()},
-    }
+    for name in ("traits", "filter"):
+        if name in table:
+            numbers[name] = {str(key): float(value) for key, value in table[name].items()}
+    return numbers
 
 
 def _open(path: Path) -> IO[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eft_gguf.cli.display import footer
-from eft_gguf.cli.options import dials_in_use, fitting
+from eft_gguf.cli.options import FILTER, dials_in_use, filter_in_use, fitting
 from eft_gguf.cli.session import load, save
 from eft_gguf.errors import OptionError
 
@@ -90,10 +90,29 @@ def _trait(talk: Talk, argument: str) -> str:
     return "traits: " + ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
 
 
+def _filter(talk: Talk, argument: str) -> str:
+    example = "/filter untuned_floor -7"
+    if argument:
+        name, _, value = argument.partition(" ")
+        if name != "off" and (name not in FILTER or not value.strip()):
+            raise OptionError(f"/filter takes one of {', '.join(FILTER)} and a number", hint=f"for example: {example}")
+        changed: dict[str, Any] = dict.fromkeys(FILTER)
+        if name != "off":
+            changed = {name: None if value.strip() == "off" else _number(value, example)}
+        talk.set_blend(dataclasses.replace(talk.blend, filter=dataclasses.replace(talk.blend.filter, **changed)))
+    return "filter: " + (_filter_line(talk) or "off")
+
+
+def _filter_line(talk: Talk) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in filter_in_use(talk.blend).items())
+
+
 def _stats(talk: Talk, argument: str) -> str:
     dials = dials_in_use(talk.eft, talk.blend)
     traits = ", ".join(f"{name} {weight:g}" for name, weight in dials["traits"].items())
     lines = [f"knowledge {dials['knowledge']:g} · behaviour {dials['behaviour']:g} · {traits}"]
+    if filter_in_use(talk.blend):
+        lines[0] += f" · {_filter_line(talk)}"
     if talk.last is None:
         lines.append("no reply yet")
     else:
@@ -144,6 +163,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Talk, str], str | None]]] = {
         ("/knowledge [X]", "show or set how much of base's pre-training is in", _knowledge),
         ("/behaviour [X]", "show or set how much of the fine-tuning is in", _behaviour),
         ("/trait [NAME WEIGHT]", "show the traits, or set the weight of one", _trait),
+        ("/filter [NAME X|off]", "show, set or switch off what holds noise down", _filter),
         ("/stats", "dials, context, and the figures of the last reply", _stats),
         ("/save FILE", "write the conversation to a file", _save),
         ("/load FILE", "go on with a conversation from a file", _load),

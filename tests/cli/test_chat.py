@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from eft_gguf import Blend, Sampling
+from eft_gguf import Blend, Filter, Sampling
 from eft_gguf.cli.chat import Talk, converse
 from eft_gguf.cli.session import Session
 from eft_gguf.cli.slash import COMMANDS
@@ -46,6 +46,10 @@ def test_a_backslash_joins_lines(command: Callable, fake) -> None:
         ("/trait cautious", "/trait takes a name and a weight"),
         ("/trait cautious much", "'much' is not a number"),
         ("/trait brave 1", "brave"),
+        ("/filter floor -7", "/filter takes one of tuned_top_p, base_top_p, base_min_p, untuned_floor and a number"),
+        ("/filter untuned_floor", "/filter takes one of"),
+        ("/filter untuned_floor low", "'low' is not a number"),
+        ("/filter untuned_floor 7", "untuned_floor must be a finite number, 0 or less"),
         ("/save", "/save takes the name of a file"),
         ("/save /nowhere/at/all.json", "cannot write /nowhere/at/all.json"),
         ("/load /nowhere/at/all.json", "cannot read /nowhere/at/all.json"),
@@ -77,6 +81,12 @@ def test_an_error_does_not_end_a_talk(fake, state: Path, capsys: pytest.CaptureF
         ("/help", "\n".join(usage for usage, _, _ in COMMANDS.values()).splitlines()),
         ("/knowledge\n/behaviour 0.5", ["knowledge: 1", "behaviour: 0.5"]),
         ("/trait cautious 0.5\n/trait", ["traits: helpful 0.7, cautious 0.5"]),
+        (
+            "/filter\n/filter untuned_floor -7\n/stats",
+            ["filter: off", "filter: untuned_floor -7", "cautious 0.3 · unt"],
+        ),
+        ("/filter base_min_p 0.1\n/filter base_top_p 0.9\n/filter base_min_p off", ["filter: base_top_p 0.9\n"]),
+        ("/filter base_min_p 0.1\n/filter off", ["filter: off"]),
         ("/system\n/system Be brief.\n/system none", ["System message: none", "System message: Be brief."]),
         ("/stats\nHi\n/stats", ["no reply yet", "context: 24 of 512 tokens", "ms per token: base"]),
         ("/quit\nHi", []),
@@ -121,6 +131,20 @@ def test_continue(command: Callable, fake) -> None:
     assert contents(fake.requests[1]) == ["Be kind.", "one", "reply 1 to: one", "two"]
     assert fake.requests[1]["blend"] == Blend(knowledge=1.5, behaviour=0.5, traits={"helpful": 1.0, "cautious": 0.0})
     assert fake.options["family"] == "/models/family.toml" and fake.options["ctx"] == 99
+
+
+def test_the_filter_is_kept_with_the_chat(command: Callable, fake, tmp_path: Path) -> None:
+    path = tmp_path / "talk.json"
+    command("chat", "--untuned-floor", "-5", stdin=f"one\n/filter base_min_p 0.1\ntwo\n/save {path}")
+    command("chat", "--continue", "--untuned-floor", "-7", stdin="three")
+    command("chat", stdin=f"/load {path}\nfour\n/filter off\nfive")
+    assert [request["blend"].filter for request in fake.requests] == [
+        Filter(untuned_floor=-5),
+        Filter(untuned_floor=-5, base_min_p=0.1),
+        Filter(untuned_floor=-7, base_min_p=0.1),
+        Filter(untuned_floor=-5, base_min_p=0.1),
+        Filter(),
+    ]
 
 
 def test_continue_with_other_models_forgets_traits_that_they_lack(command: Callable, fake) -> None:

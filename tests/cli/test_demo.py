@@ -46,8 +46,14 @@ def test_json(command: Callable, fake) -> None:
         "knowledge": 1.0,
         "behaviour": 1.0,
         "traits": {"helpful": 0.7, "cautious": 0.3},
+        "filter": {},
     }
     assert result["answers"][1]["text"] == "reply 2 to: Why?"
+
+
+def test_the_models_alone_are_not_filtered(command: Callable, fake) -> None:
+    assert command("demo", "--base-min-p", "0.1").code == 0
+    assert [request["blend"].filter.base_min_p for request in fake.requests] == [None, 0.1, None, None]
 
 
 def test_the_picture_needs_no_other_server(command: Callable, fake, tmp_path: Path) -> None:

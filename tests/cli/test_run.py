@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from eft_gguf import Blend, Sampling
+from eft_gguf import Blend, Filter, Sampling
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,19 @@ def test_what_is_asked(arguments: list[str], stdin: str, prompt: list, command: 
 
 def test_all_options_arrive(command: Callable, fake) -> None:
     dials = ["--knowledge", "1.2", "--behaviour", "-0.5", "--trait", "helpful=0.1", "--trait", "cautious=2"]
+    dials += ["--tuned-top-p", "0.9", "--base-top-p", "0.8", "--base-min-p", "0.1", "--untuned-floor", "-7"]
     sampling = ["--temperature", "0", "--top-k", "5", "--top-p", "0.5", "--min-p", "0", "--repeat-penalty", "1.1"]
     sampling += ["--seed", "3", "--max-tokens", "9", "--stop", "A", "--stop", "B"]
     models = ["--base", "x", "--untuned", "y", "--tuned", "a=z:0.5", "--tuned", "b=lora:w"]
     models += ["--ctx", "64", "--batch", "32", "--threads", "1", "--gpu-layers", "0"]
     assert command("run", "Hello", *dials, *sampling, *models).code == 0
     request = fake.requests[0]
-    assert request["blend"] == Blend(knowledge=1.2, behaviour=-0.5, traits={"helpful": 0.1, "cautious": 2.0})
+    assert request["blend"] == Blend(
+        knowledge=1.2,
+        behaviour=-0.5,
+        traits={"helpful": 0.1, "cautious": 2.0},
+        filter=Filter(tuned_top_p=0.9, base_top_p=0.8, base_min_p=0.1, untuned_floor=-7.0),
+    )
     assert request["sampling"] == Sampling(
         temperature=0.0,
         top_k=5,
@@ -66,12 +72,17 @@ def test_all_options_arrive(command: Callable, fake) -> None:
 
 
 def test_json(command: Callable, fake) -> None:
-    outcome = command("run", "Hello", "--json", "--trait", "cautious=0.5", "--seed", "3")
+    outcome = command("run", "Hello", "--json", "--trait", "cautious=0.5", "--untuned-floor", "-7", "--seed", "3")
     result = json.loads(outcome.out)
     assert list(result) == ["text", "finish_reason", "dials", "seed", "members", "timings"]
     assert result["text"] == "reply 1 to: Hello"
     assert result["finish_reason"] == "stop"
-    assert result["dials"] == {"knowledge": 1.0, "behaviour": 1.0, "traits": {"helpful": 0.7, "cautious": 0.5}}
+    assert result["dials"] == {
+        "knowledge": 1.0,
+        "behaviour": 1.0,
+        "traits": {"helpful": 0.7, "cautious": 0.5},
+        "filter": {"untuned_floor": -7.0},
+    }
     assert result["seed"] == 3
     assert result["members"] == ["base", "untuned", "helpful", "cautious"]
     assert result["timings"]["generated_tokens"] == 4
@@ -93,6 +104,10 @@ def test_stats_go_to_stderr(command: Callable, fake) -> None:
         (["Hello", "--knowledge", "nan"], b"", "knowledge"),
         (["Hello", "--behaviour", "inf"], b"", "behaviour"),
         (["Hello", "--trait", "cautious=nan"], b"", "cautious"),
+        (["Hello", "--base-top-p", "1.5"], b"", "base_top_p must be above 0 and at most 1, not 1.5"),
+        (["Hello", "--tuned-top-p", "0"], b"", "tuned_top_p must be above 0 and at most 1, not 0.0"),
+        (["Hello", "--base-min-p", "-1"], b"", "base_min_p must be between 0 and 1, not -1.0"),
+        (["Hello", "--untuned-floor", "7"], b"", "untuned_floor must be a finite number, 0 or less, not 7.0"),
         (["Hello", "--temperature", "-1"], b"", "temperature"),
         (["Hello", "--stop", ""], b"", "stop"),
         (["too long"], b"", "the prompt has 600 tokens, the context holds 512"),

@@ -138,7 +138,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     path = tmp_path / "talk.json"
     path.write_text("before")
     messages = [{"role": "user", "content": "Grüße"}, {"role": "assistant", "content": "Hallo"}]
-    dials = {"knowledge": 1.2, "behaviour": 0.8, "traits": {"cautious": 0.5}}
+    dials = {"knowledge": 1.2, "behaviour": 0.8, "traits": {"cautious": 0.5}, "filter": {"untuned_floor": -7.0}}
     conversation = Conversation("Be kind.", messages, dials)
     save(conversation, path)
     assert load(path) == conversation
@@ -163,6 +163,7 @@ def test_save_leaves_the_old_file_where_it_fails(tmp_path: Path) -> None:
         '{"messages": [{"role": "wizard", "content": "Hi"}]}',
         '{"messages": [], "dials": {"knowledge": "much"}}',
         '{"messages": [], "dials": {"traits": [1]}}',
+        '{"messages": [], "dials": {"filter": {"base_min_p": "little"}}}',
     ],
 )
 def test_load_refuses_other_files(content: str, tmp_path: Path) -> None:
