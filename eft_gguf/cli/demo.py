@@ -29,7 +29,7 @@ from eft_gguf.cli.session import write_aside
 if TYPE_CHECKING:
     from eft_gguf import EFT, Blend, Sampling
 
-QUESTION = "What is the capital of Norway?"
+QUESTION = "What is the currency of the United Kingdom?"
 
 
 @dataclass(frozen=True, slots=True)
