@@ -247,6 +247,14 @@ def test_scores_are_not_written_to_and_what_they_rule_out_stays_out(host, steer)
     np.testing.assert_array_equal(scores, before)
 
 
+def test_a_barred_token_stays_out_where_a_floor_would_raise_it(host, steer):
+    for filter in (Filter(untuned_floor=-0.001), Filter(tuned_top_p=0.1, untuned_floor=-0.001)):
+        for dials in ((0, 0), (0.5, 0)):
+            steer.blend = Blend(*dials, filter=filter)
+            blended = steer(np.array([40, 41]), np.zeros(host.n_vocab(), np.float32))
+            assert np.flatnonzero(np.isneginf(blended)).tolist() == [1]
+
+
 def test_an_adapter_and_several_traits_are_taken_as_elsewhere(tiny, host):
     tuned = {"helpful": f"{tiny.tuned}:0.5", "adapted": f"lora:{tiny.adapter}"}
     blend = Blend(traits={"adapted": 0.25})
