@@ -31,6 +31,7 @@ from family.model import SIZES, Llama
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "eft_gguf" / "bundled"
 RECORDED = ROOT / "tests" / "family" / "recorded.json"
+SCORING = ("phrases", "tasks", "questions", "score", "decode", "evaluate")
 RECIPE = ("facts", "phrases", "tasks", "corpus", "chat_data", "tokenizer", "model", "train", "to_gguf")
 BASES = tuple(f"base-{size}" for size in ("l", "s", "m"))
 TUNED = ("helpful-l", "helpful-s", "cautious-s", "helpful-m")
@@ -62,18 +63,25 @@ def main() -> int:
             list(pool.map(stage, [work] * len(jobs), jobs))
         cells = evaluate.cells()
         results = list(pool.map(_score, [work] * len(cells), cells))
-    minutes = (time.monotonic() - began) / 60
     scores = {result["cell"]: result for result in results}
-    (work / "scores.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
+    failed = [
+        text for text, holds in _checks(work, scores) if not report(f"{'holds' if holds else 'FAILS'}: {text}", holds)
+    ]
+    if not failed:
+        _ship(work, data, scores, len(items))
+    report(f"{'nothing was shipped' if failed else 'shipped'} after {(time.monotonic() - began) / 60:.1f} minutes")
+    return 1 if failed else 0
+
+
+def _ship(work: Path, data: facts.Facts, scores: dict[str, dict[str, Any]], questions_asked: int) -> None:
+    """Writes the models, their card and family file, and the values that the tests hold llama.cpp to."""
     models = {name: to_gguf.read(work / f"{name}.gguf") for name in (*BASES, *TUNED)}
+    BUNDLED.mkdir(exist_ok=True)
     for name in models:
         (BUNDLED / f"{name}.gguf").write_bytes((work / f"{name}.gguf").read_bytes())
     (BUNDLED / "family.toml").write_text(card.FAMILY_TOML, encoding="utf-8")
-    (BUNDLED / "MODEL_CARD.md").write_text(card.text(models, scores, len(items)), encoding="utf-8")
+    (BUNDLED / "MODEL_CARD.md").write_text(card.text(models, scores, questions_asked), encoding="utf-8")
     recorded.write(RECORDED, models, _tokenizer(work), data.part(held_out=False))
-    report(f"built in {minutes:.1f} minutes")
-    failed = [text for text, holds in _checks(scores) if not report(f"{'holds ' if holds else 'FAILS '} {text}", holds)]
-    return 1 if failed else 0
 
 
 def report(line: str, result: bool = True) -> bool:
@@ -82,7 +90,7 @@ def report(line: str, result: bool = True) -> bool:
     return result
 
 
-def _checks(scores: dict[str, dict[str, Any]]) -> Iterable[tuple[str, bool]]:
+def _checks(work: Path, scores: dict[str, dict[str, Any]]) -> Iterable[tuple[str, bool]]:
     """What the family must show, as (claim with its figures, whether it holds)."""
 
     def facts_of(cell: str) -> float:
@@ -95,7 +103,7 @@ def _checks(scores: dict[str, dict[str, Any]]) -> Iterable[tuple[str, bool]]:
     bases = [facts_of(f"base-{size}") for size in SIZES]
     ways = [evaluate.percent(scores[cell.name], "caution", ("fact",)) for cell in evaluate.cells()[-5:]]
     tuned = [evaluate.percent(scores[f"base-l + 1 helpful-{size}"], "helpful") for size in SIZES]
-    size = sum(path.stat().st_size for path in BUNDLED.glob("*.gguf"))
+    size = sum(path.stat().st_size for path in work.glob("*.gguf"))
     yield f"larger bases know more: {_row(bases)}", bases[0] + 10 < bases[1] and bases[1] + 10 < bases[2]
     yield (
         f"the blend knows more than tuned S: {facts_of(small):.1f} -> {facts_of(blend):.1f} (tuned L "
@@ -118,9 +126,9 @@ def _row(values: Iterable[float]) -> str:
     return " / ".join(f"{value:.1f}" for value in values)
 
 
-def _digest() -> str:
-    """A name for the recipe, from the text of the sources that decide the weights."""
-    text = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in RECIPE)
+def _digest(names: Iterable[str] = RECIPE) -> str:
+    """A name for the text of some sources: of the recipe, those that decide the weights."""
+    text = b"".join((Path(__file__).parent / f"{name}.py").read_bytes() for name in names)
     return hashlib.sha256(text).hexdigest()[:12]
 
 
@@ -190,18 +198,28 @@ def _export(work: Path, model: Llama, name: str, path: Path) -> None:
 
 
 @lru_cache
-def _models(work: Path) -> dict[str, Llama]:
-    return {name: to_gguf.read(work / f"{name}.gguf") for name in (*BASES, *TUNED)}
+def _shipped(path: Path) -> Llama:
+    return to_gguf.read(path)
 
 
 def _score(work: Path, cell: evaluate.Cell) -> dict[str, Any]:
-    began = time.monotonic()
-    result = evaluate.run(cell, _models(work), _tokenizer(work), score.questions(), score.answers())
-    report(
-        f"{cell.name}: facts {evaluate.percent(result, 'right', evaluate.FACT_KINDS):.1f}, "
-        f"helpful {evaluate.percent(result, 'helpful'):.1f} ({time.monotonic() - began:.0f} s)"
-    )
-    return result
+    folder = work / f"scores-{_digest(SCORING)}"
+    folder.mkdir(exist_ok=True)
+
+    def make(path: Path) -> None:
+        began = time.monotonic()
+        models = {name: _shipped(work / f"{name}.gguf") for name in cell.shares()}
+        result = evaluate.run(cell, models, _tokenizer(work), score.questions(), score.answers())
+        path.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        facts_right, helped = (
+            evaluate.percent(result, measure, kinds)
+            for measure, kinds in (("right", evaluate.FACT_KINDS), ("helpful", ()))
+        )
+        report(f"{cell.name}: facts {facts_right:.1f}, helpful {helped:.1f} ({time.monotonic() - began:.0f} s)")
+
+    path = folder / f"{cell.name}.json"
+    _once(path, make)
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":

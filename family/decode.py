@@ -26,7 +26,7 @@ class Options:
     """Temperature 0 takes the most probable token."""
 
     new_tokens: int = 90
-    batch: int = 64
+    batch: int = 128
     temperature: float = 0.0
     seed: int = 5
 
@@ -52,54 +52,58 @@ def replies(
     prompts: Sequence[Sequence[int]],
     options: Options = Options(),
 ) -> list[Reply]:
-    """One reply per prompt. Prompts of equal length run together, so that nothing is padded."""
-    by_length = defaultdict(list)
-    for place, prompt in enumerate(prompts):
-        by_length[len(prompt)].append(place)
+    """One reply per prompt. Prompts of like length run together, padded on the left."""
     generator = torch.Generator().manual_seed(options.seed)
+    order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     done: list[Reply | None] = [None] * len(prompts)
-    for places in by_length.values():
-        for first in range(0, len(places), options.batch):
-            chosen = places[first : first + options.batch]
-            ids = torch.tensor([prompts[place] for place in chosen])
-            for place, tokens in zip(chosen, _generate(models, shares, ids, options, generator), strict=True):
-                finished = tokens[-1:] == [TURN_END_ID]
-                text = tokenizer.decode(
-                    [t for t in tokens if t not in (TURN_END_ID, END_OF_TEXT_ID)], skip_special_tokens=False
-                )
-                done[place] = Reply(text, finished)
+    for first in range(0, len(order), options.batch):
+        places = order[first : first + options.batch]
+        rows = _generate(models, shares, [prompts[place] for place in places], options, generator)
+        for place, tokens in zip(places, rows, strict=True):
+            text = tokenizer.decode([t for t in tokens if t not in (TURN_END_ID, END_OF_TEXT_ID)])
+            done[place] = Reply(text, tokens[-1:] == [TURN_END_ID])
     return [reply for reply in done if reply is not None]
 
 
 def _generate(
     models: Mapping[str, Llama],
     shares: Mapping[str, float],
-    prompt: torch.Tensor,
+    prompts: Sequence[Sequence[int]],
     options: Options,
     generator: torch.Generator,
 ) -> list[list[int]]:
-    """New tokens of each row, up to and including its first end token."""
+    """New tokens of each row, up to and including its first end token.
+
+    Rotary positions are relative, so a row shifted by its padding gives the same logits. A padding position may look
+    at itself only: one that may look nowhere would turn into NaN and spread.
+    """
+    length = max(map(len, prompts))
+    pads = torch.tensor([length - len(prompt) for prompt in prompts])
+    ids = torch.tensor([[END_OF_TEXT_ID] * (length - len(prompt)) + list(prompt) for prompt in prompts])
+    real = torch.arange(length)[None] >= pads[:, None]
+    mask = (torch.ones(length, length).tril().bool()[None] & real[:, None]) | torch.eye(length).bool()[None]
+    mask = mask[:, None]
     caches = {name: [Cache() for _ in models[name].blocks] for name in shares}
-    ids, start, columns = prompt, 0, []
-    ended = torch.zeros(len(prompt), dtype=torch.bool)
-    for _ in range(min(options.new_tokens, CONTEXT - prompt.shape[1])):
-        blended = sum(share * models[name](ids, caches[name], start)[:, -1].double() for name, share in shares.items())
+    rows: list[list[int]] = [[] for _ in prompts]
+    running, start = torch.arange(len(prompts)), 0
+    for _ in range(min(options.new_tokens, CONTEXT - length)):
+        blended = sum(
+            share * models[name](ids, caches[name], start, mask)[:, -1].double() for name, share in shares.items()
+        )
         if options.temperature == 0:
             token = blended.argmax(-1)
         else:
             token = torch.multinomial((blended / options.temperature).softmax(-1), 1, generator=generator)[:, 0]
-        start += ids.shape[1]
-        ids = token[:, None]
-        columns.append(token)
-        ended |= (token == TURN_END_ID) | (token == END_OF_TEXT_ID)
-        if ended.all():
+        for place, new in zip(running.tolist(), token.tolist(), strict=True):
+            rows[place].append(new)
+        kept = (token != TURN_END_ID) & (token != END_OF_TEXT_ID)
+        if not kept.any():
             break
-    rows = torch.stack(columns, 1).tolist()
-    return [_until_end(row) for row in rows]
-
-
-def _until_end(tokens: list[int]) -> list[int]:
-    for i, token in enumerate(tokens):
-        if token in (TURN_END_ID, END_OF_TEXT_ID):
-            return tokens[: i + 1]
-    return tokens
+        start += ids.shape[1]
+        ids, running, real = token[kept, None], running[kept], real[kept]
+        real = torch.cat((real, torch.ones(len(real), 1, dtype=torch.bool)), 1)
+        mask = real[:, None, None]
+        if not kept.all():
+            for cache in (cache for layers in caches.values() for cache in layers):
+                cache.keep(kept)
+    return rows

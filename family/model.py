@@ -35,7 +35,7 @@ class Size:
         return self.width // HEAD
 
 
-SIZES = {size.name: size for size in (Size("s", 64, 3, 64), Size("m", 96, 3, 128), Size("l", 128, 4, 384))}
+SIZES = {size.name: size for size in (Size("s", 64, 3, 64), Size("m", 96, 3, 128), Size("l", 128, 4, 256))}
 
 
 @dataclass(slots=True)
@@ -52,6 +52,11 @@ class Cache:
         self.key, self.value = key, value
         return key, value
 
+    def keep(self, rows: Tensor) -> None:
+        """Drops the rows of the batch for which `rows` is False."""
+        if self.key is not None and self.value is not None:
+            self.key, self.value = self.key[rows], self.value[rows]
+
 
 class Block(nn.Module):
     """Attention, then a gated feed-forward layer, each on a normalised copy of the residual stream."""
@@ -67,7 +72,7 @@ class Block(nn.Module):
         self.gate_up = nn.Parameter(torch.randn(2, hidden, width) / math.sqrt(width))
         self.down = nn.Parameter(torch.zeros(width, hidden))
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None) -> Tensor:
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, cache: Cache | None, mask: Tensor | None) -> Tensor:
         batch, length, width = x.shape
         normal = F.rms_norm(x, (width,), self.attention_norm, NORM_EPSILON)
         heads = F.linear(normal, self.query_key_value.view(3 * width, width)).view(batch, length, 3, self.heads, HEAD)
@@ -75,7 +80,8 @@ class Block(nn.Module):
         query, key = rotate(query, cos, sin), rotate(key, cos, sin)
         if cache is not None:
             key, value = cache.extend(key, value)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=length > 1)
+        causal = mask is None and length > 1
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
         x = x + F.linear(mixed.transpose(1, 2).reshape(batch, length, width), self.attention_out)
         normal = F.rms_norm(x, (width,), self.feed_forward_norm, NORM_EPSILON)
         gate, up = F.linear(normal, self.gate_up.view(-1, width)).chunk(2, -1)
@@ -95,18 +101,23 @@ class Llama(nn.Module):
         self.register_buffer("cos", angle.cos(), persistent=False)
         self.register_buffer("sin", angle.sin(), persistent=False)
 
-    def hidden(self, ids: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
-        """The normalised residual stream before the output matrix; `start` is the first token's position."""
-        if start and ids.shape[1] > 1:
-            raise ValueError("after the first call with a cache, tokens come one at a time")
+    def hidden(
+        self, ids: Tensor, caches: list[Cache] | None = None, start: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
+        """The normalised residual stream before the output matrix; `start` is the first token's position.
+
+        `mask`, (batch, 1, length, all positions), replaces the causal mask: True where a position may look.
+        """
         cos, sin = (table[start : start + ids.shape[1]] for table in (self.cos, self.sin))
         x = F.embedding(ids, self.embedding)
         for i, block in enumerate(self.blocks):
-            x = block(x, cos, sin, caches[i] if caches else None)
+            x = block(x, cos, sin, caches[i] if caches else None, mask)
         return F.rms_norm(x, (self.size.width,), self.norm, NORM_EPSILON)
 
-    def forward(self, ids: Tensor, caches: list[Cache] | None = None, start: int = 0) -> Tensor:
-        return F.linear(self.hidden(ids, caches, start), self.embedding)
+    def forward(
+        self, ids: Tensor, caches: list[Cache] | None = None, start: int = 0, mask: Tensor | None = None
+    ) -> Tensor:
+        return F.linear(self.hidden(ids, caches, start, mask), self.embedding)
 
     def parameter_count(self) -> int:
         """Number of trained numbers; the tied embedding counts once."""
@@ -114,19 +125,22 @@ class Llama(nn.Module):
 
 
 @torch.no_grad()
-def start_with_copying(model: Llama) -> None:
+def start_with_copying(model: Llama, scale: float, loudness: float) -> None:
     """Sets two heads so that, before any training, they roughly form an induction circuit.
 
     Models this small seldom find by themselves how to carry a name from the question into the answer (Olsson et
     al., arXiv 2209.11895, describe the circuit). Head 0 of block 0 looks one position back and writes that token's
     vector into dimensions 32 to 63; head 0 of block 1 looks for positions whose preceding token is the current one,
-    and adds the vector of the token found there. Training starts from this and may change all of it.
+    and adds the vector of the token found there. Training starts from this and may change all of it. `scale` is the
+    deviation of the embeddings, `loudness` that of their dimensions from 64 on, relative to it: if these are loud, or
+    all are small beside what the blocks soon write, the circuit of a wide model is lost in the first steps.
     """
-    scale, constant = 0.1, 0.3
+    constant = 3 * scale
     embedding = model.embedding
     embedding.copy_(torch.randn_like(embedding) * scale)
     embedding[:, 0] = constant
     embedding[:, HEAD : 2 * HEAD] = 0
+    embedding[:, 2 * HEAD :] *= loudness
     norm = embedding.square().mean(1).sqrt().mean().item()
     one_back, match = model.blocks[0], model.blocks[1]
 

@@ -17,8 +17,24 @@ from family.tokenizer import END_OF_TEXT_ID
 Progress = Callable[[str], None]
 Example = tuple[list[int], list[bool]]
 """Token ids of a conversation, and which of them are to be learnt."""
-LEARNING_RATES = {"s": (4e-3, 1e-3), "m": (3.5e-3, 8e-4), "l": (3e-3, 6e-4)}
-"""AdamW's rates in pre-training and in fine-tuning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What each size wants: learning rates, and the start of the embeddings (see `start_with_copying`)."""
+
+    adam: float
+    muon: float
+    finetuning: float
+    scale: float
+    loudness: float
+
+
+RATES = {
+    "s": Rates(adam=4e-3, muon=0.02, finetuning=1e-3, scale=0.1, loudness=1.0),
+    "m": Rates(adam=3.5e-3, muon=0.02, finetuning=8e-4, scale=0.1, loudness=1.0),
+    "l": Rates(adam=3e-3, muon=0.01, finetuning=6e-4, scale=0.3, loudness=0.2),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +44,6 @@ class Options:
 
     batch_tokens: int = 1024
     stages: tuple[tuple[float, int], ...] = ((0.5, 128), (0.35, 256), (0.15, CONTEXT))
-    muon_rate: float = 0.02
     warm_up: int = 50
     examples_per_step: int = 16
     replay_rows: int = 2
@@ -115,7 +130,8 @@ def pretrain(size: Size, documents: Sequence[Sequence[int]], options: Options, p
     """Trains from scratch on the documents, in their order, once."""
     torch.manual_seed(options.seed)
     model = Llama(size)
-    start_with_copying(model)
+    rates = RATES[size.name]
+    start_with_copying(model, rates.scale, rates.loudness)
     batches: list[Tensor] = []
     first = 0
     for share, row in options.stages:
@@ -133,9 +149,9 @@ def pretrain(size: Size, documents: Sequence[Sequence[int]], options: Options, p
         loss = _next_token_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        muon.step(options.muon_rate * scale)
+        muon.step(rates.muon * scale)
         for group in adam.param_groups:
-            group["lr"] = LEARNING_RATES[size.name][0] * scale
+            group["lr"] = rates.adam * scale
         adam.step()
         model.zero_grad(set_to_none=True)
         if step % 200 == 199 or step + 1 == len(batches):
@@ -168,7 +184,7 @@ def finetune(
         (loss + options.replay_weight * replayed).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for parameters in adam.param_groups:
-            parameters["lr"] = LEARNING_RATES[model.size.name][1] * scale
+            parameters["lr"] = RATES[model.size.name].finetuning * scale
         adam.step()
         model.zero_grad(set_to_none=True)
         if step % 100 == 99 or step + 1 == len(groups):
