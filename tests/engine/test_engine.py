@@ -233,3 +233,27 @@ def test_scoring_leaves_a_reply_in_another_slot_alone(make):
     while running.finish_reason is None:
         engine.step()
     assert running.generated == run(alone, sequence(alone))[0]
+
+
+def test_logits_after_given_ids_leave_a_running_sequence_alone_and_decode_only_what_is_new(make):
+    engine, alone = make(sequences=2, batch=16), make()
+    running = sequence(engine)
+    engine.add(running)
+    engine.step()
+    engine.ensemble.take_counts()
+    first = [row.copy() for row in engine.logits_after(PROMPT, [0, 2])]
+    assert engine.ensemble.take_counts() == [len(PROMPT), 0, len(PROMPT)]
+    engine.logits_after([*PROMPT[:20], 7, 8], [0])
+    assert engine.ensemble.take_counts() == [2, 0, 0]
+    for row, expected in zip(first, alone.logits_after(PROMPT, [0, 2]), strict=True):
+        np.testing.assert_allclose(row, expected, atol=1e-2)
+    while running.finish_reason is None:
+        engine.step()
+    assert [running.generated] == run(alone, sequence(alone))
+
+
+def test_logits_after_given_ids_need_a_free_sequence(make):
+    engine = make()
+    engine.add(sequence(engine))
+    with pytest.raises(EFTError, match="all 1 sequences are in use"):
+        engine.logits_after(PROMPT, [0])
