@@ -54,9 +54,9 @@ class SamplingTimes:
 
 
 def measure_sampling(n_vocab: int, calls: int) -> SamplingTimes:
-    """Time each case on rows like a language model's: a bell of logits, and a few tokens far above it."""
+    """Time each case on rows like a language model's."""
     rng = np.random.default_rng(0)
-    triples = [_rows(rng, n_vocab) for _ in range(TRIPLES)]
+    triples = [model_like_rows(rng, n_vocab) for _ in range(TRIPLES)]
     # The model is asked about its vocabulary only by grammars and DRY.
     samplers = {case: Sampler(sampling, None, n_vocab) for case, sampling in CASES.items()}  # type: ignore[arg-type]
     peers = {"default": numpy_default, "greedy": numpy_greedy, "whole vocabulary": numpy_whole}
@@ -105,7 +105,8 @@ def numpy_whole(rows: Rows, rng: np.random.Generator) -> int:
     return int(np.searchsorted(weights, rng.random() * weights[-1]))
 
 
-def _rows(rng: np.random.Generator, n_vocab: int) -> Rows:
+def model_like_rows(rng: np.random.Generator, n_vocab: int) -> Rows:
+    """Logits of base, untuned and tuned, like a language model's: a bell, and a few tokens far above it."""
     shared = rng.normal(0, 2.5, n_vocab)
     shared[rng.integers(0, n_vocab, 50)] += rng.uniform(5, 15, 50)
     return tuple((shared + rng.normal(0, 0.5, n_vocab)).astype(np.float32) for _ in range(3))
