@@ -40,12 +40,16 @@ class FilteredBlend:
         """
         filter = filter.in_force(factors)
         small = tuned_side(factors)
+        parts = [place for place, member in enumerate(members) if small[member] != 0]
+        # One trait of weight 1 at behaviour 1, the usual case: its row is the tuned side, and needs no sum.
+        is_row = len(parts) == 1 and small[members[parts[0]]] == 1 and members[parts[0]] > 1
         filter_into(
             rows,
             np.array([factors[member] for member in members], np.float64),
             np.array([small[member] for member in members], np.float64),
             members.index(0) if 0 in members else -1,
             members.index(1) if 1 in members else -1,
+            parts[0] if is_row else -1,
             1.0 if filter.tuned_top_p is None else float(filter.tuned_top_p),
             1.0 if filter.base_top_p is None else float(filter.base_top_p),
             0.0 if filter.base_min_p is None else float(filter.base_min_p),
@@ -60,11 +64,25 @@ class FilteredBlend:
 
 @numba.njit(cache=True, error_model="numpy")
 def filter_into(  # type: ignore[no-untyped-def]
-    rows, factors, small_factors, base, untuned, tuned_top_p, base_top_p, base_min_p, floor, out, small, ids, masses
+    rows,
+    factors,
+    small_factors,
+    base,
+    untuned,
+    tuned,
+    tuned_top_p,
+    base_top_p,
+    base_min_p,
+    floor,
+    out,
+    small,
+    ids,
+    masses,
 ):
     """out[i] = the blended logit of token i under the filters, of which 1, 1, 0 and −inf are off.
 
-    base, untuned: their places in `rows`, −1 where they are not needed.  small, ids, masses: room to work in.
+    base, untuned: their places in `rows`, −1 where they are not needed.  tuned: the place of the row that is the tuned
+    side, −1 if it must be summed up.  small, ids, masses: room to work in.
     """
     n = len(out)
     base_mass = untuned_mass = shift = 0.0
@@ -77,16 +95,25 @@ def filter_into(  # type: ignore[no-untyped-def]
         # Inside the set log-probabilities are added to `small`, so the masses of their models count.
         shift = factors[base] * (untuned_mass - base_mass)
     _sum_into(rows, factors, untuned, floor, shift, out)
-    if tuned_top_p < 1:
+    if tuned_top_p < 1 and tuned >= 0:
+        _leave_outside(rows[tuned][:n], tuned_top_p, out, ids, masses)
+    elif tuned_top_p < 1:
         _sum_into(rows, small_factors, untuned, floor, 0.0, small)
-        border, ties = _top_p_border(small, tuned_top_p, log_mass(small), ids, masses)
-        for i in range(n):
-            # + 0: see kernels._sum_block.
-            out[i] = out[i] + np.float32(0) if small[i] >= border else small[i]
-        for token in ids[:ties]:
-            out[token] = small[token]
+        _leave_outside(small, tuned_top_p, out, ids, masses)
     if base_top_p < 1 or base_min_p > 0:
         _rule_out(rows[base][:n], base_top_p, base_min_p, base_mass, out, ids, masses)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _leave_outside(small, top_p, out, ids, masses):  # type: ignore[no-untyped-def]
+    """out[i] = small[i] for tokens outside the top-p set of `small`."""
+    border, ties = _top_p_border(small, top_p, log_mass(small), ids, masses)
+    for i in range(len(out)):
+        outside = small[i] if small[i] < border else -np.inf
+        # + 0: see kernels._sum_block.
+        out[i] = out[i] + np.float32(0) if small[i] >= border else outside
+    for token in ids[:ties]:
+        out[token] = small[token]
 
 
 @numba.njit(cache=True, error_model="numpy")
