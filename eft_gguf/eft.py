@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,22 +167,13 @@ class EFT:
         Raises OptionError for an unknown trait, ContextError for a prompt that does not fit; both at once, not at
         the first chunk.
         """
-        model = self._tokenizer()
-        ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
-        return self._start({prompt: ids}, [prompt] * len(self.members), blend, sampling)
+        return self._start(*self._prompt(prompt), blend, sampling)
 
     def chat(
         self, messages: Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
         """The assistant's next message, chunk by chunk, by the tuned model's template. Raises as `stream` does."""
-        model = self._tokenizer()
-        template = model.chat_template() or ""
-        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
-        for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos)
-        if self.family.bases_template is not None:
-            for_bases = render(messages, template=self.family.bases_template, bos=bos, eos=eos)
-        texts = [for_bases, for_bases, *[for_tuned] * len(self.trait_names)]
-        return self._start({text: self._chat_ids(text) for text in set(texts)}, texts, blend, sampling)
+        return self._start(*self._prompt(messages), blend, sampling)
 
     def complete(
         self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -212,6 +203,35 @@ class EFT:
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
         return Score(ids, texts, np.concatenate([first, blended]), members)
 
+    def replay(
+        self, prompt: str | Messages, reply: str | Seq[int], *, blend: Blend | None = None
+    ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+        """Each token of a reply to `prompt`, and the logits before it: by member name, and under "blend".
+
+        reply: a text, or the token ids of a Completion. The text of a late reply is read as the ids sampled for it.
+        The logits are views that hold until the next are asked for; tokens that no reply may hold have −inf.
+
+        Raises ContextError where the reply does not fit, OptionError where it holds no token.
+        """
+        blend = blend or Blend()
+        factors = self._factors(blend)
+        ids, texts = self._prompt(prompt)
+        tokens = self._reply_ids(texts[-1], ids[texts[-1]], reply) if isinstance(reply, str) else list(reply)
+        if not tokens:
+            raise OptionError("the reply is empty: it holds no token", hint="give a text, or what a model replied")
+        self._require_shared("prompt", *ids.values())
+        self._require_shared("reply", tokens)
+        blended = np.empty(self._ensemble.n_vocab, np.float32)
+        for token, rows in zip(tokens, self._engine.replay([ids[text] for text in texts], tokens), strict=True):
+            self._engine.blended(rows, factors, blend.filter, blended)
+            logits = {name: row[: len(blended)] for name, row in zip(self.members, rows, strict=True)}
+            yield token, {**logits, "blend": blended}
+
+    def text_of(self, tokens: Seq[int]) -> str:
+        """What these token ids stand for, control tokens such as <|im_end|> written out."""
+        model = self._tokenizer()
+        return b"".join(model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+
     def close(self) -> None:
         """Free the models. The object cannot be used afterwards."""
         self._ensemble.close()
@@ -224,6 +244,44 @@ class EFT:
     ) -> None:
         self.close()
 
+    def _prompt(self, prompt: str | Messages) -> tuple[dict[str, list[int]], list[str]]:
+        """What a prompt is to the members: token ids by text, and the text that each member reads."""
+        model = self._tokenizer()
+        if isinstance(prompt, str):
+            ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
+            return {prompt: ids}, [prompt] * len(self.members)
+        template = model.chat_template() or ""
+        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
+        for_tuned = for_bases = render(prompt, template=template, bos=bos, eos=eos)
+        if self.family.bases_template is not None:
+            for_bases = render(prompt, template=self.family.bases_template, bos=bos, eos=eos)
+        texts = [for_bases, for_bases, *[for_tuned] * len(self.trait_names)]
+        return {text: self._chat_ids(text) for text in set(texts)}, texts
+
+    def _reply_ids(self, prompt: str, prompt_ids: list[int], reply: str) -> list[int]:
+        """Token ids of a reply's text: those that were sampled, if it is a late one; else as the whole text's end."""
+        for said, ids in reversed(self._transcripts):
+            if said == prompt + reply and ids[: len(prompt_ids)] == prompt_ids:
+                return ids[len(prompt_ids) :]
+        # Some tokenizers put a space before every text, which by itself the reply would begin with.
+        model = self._tokenizer()
+        whole = model.tokenize(prompt + reply, special=True)
+        if model.add_bos and whole[:1] != prompt_ids[:1]:
+            whole = [model.bos, *whole]
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+        return model.tokenize(reply, special=True)
+
+    def _require_shared(self, what: str, *texts: Seq[int]) -> None:
+        """Raise ContextError for a token id that not all models know."""
+        n_vocab = self._ensemble.n_vocab
+        unknown = next((token for ids in texts for token in ids if not 0 <= token < n_vocab), None)
+        if unknown is not None:
+            raise ContextError(
+                f"token {unknown} of the {what} is beyond the {n_vocab:,} tokens that all models share",
+                hint=f"word the {what} without the tuned model's own control tokens",
+            )
+
     def _start(
         self, ids: Mapping[str, list[int]], texts: Seq[str], blend: Blend | None, sampling: Sampling | None
     ) -> Generator[Chunk, None, None]:
@@ -234,12 +292,7 @@ class EFT:
         sampling, blend = sampling or Sampling(), blend or Blend()
         factors = self._factors(blend)
         prompts = [ids[text] for text in texts]
-        unknown = next((token for prompt in ids.values() for token in prompt if token >= self._ensemble.n_vocab), None)
-        if unknown is not None:
-            raise ContextError(
-                f"token {unknown} of the prompt is beyond the {self._ensemble.n_vocab:,} tokens that all models share",
-                hint="word the prompt without the tuned model's own control tokens",
-            )
+        self._require_shared("prompt", *prompts)
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, prompts[-1])
         sequence = Sequence(prompts, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -109,42 +110,66 @@ class Engine:
 
         What the filter rules out has −inf. Uses a free slot. Raises ContextError for a text longer than the context.
         """
-        if len(ids) > self.ensemble.ctx:
+        filter = filter or Filter()
+        used = members_needed(factors, filter)
+        alone, n_vocab = np.ones(1), self.ensemble.n_vocab
+        by_member, blended = np.zeros((len(self.ensemble.names), len(ids) - 1)), np.zeros(len(ids) - 1)
+        for at, rows in enumerate(self.replay([ids[:1]] * len(self.ensemble.names), ids[1:])):
+            for member, row in enumerate(rows):
+                by_member[member, at] = kernels.blend_log_probability((row,), alone, n_vocab, ids[at + 1])
+            blended[at] = kernels.blend_log_probability(
+                *self._filtered([rows[member] for member in used], used, factors, filter), n_vocab, ids[at + 1]
+            )
+        return by_member, blended
+
+    def replay(self, prompts: Seq[Seq[int]], tokens: Seq[int]) -> Iterator[list[NDArray[np.float32]]]:
+        """For each of `tokens`, every member's logits before it; views, until the next is asked for.
+
+        prompts: what each member read before the first of them.  Reads `tokens` again in a free slot, and of the
+        prompts what that does not hold; take all before anything else runs. Raises ContextError where they do not fit.
+        """
+        length = max(map(len, prompts)) + len(tokens)
+        if length > self.ensemble.ctx:
             raise ContextError(
-                f"the text has {len(ids):,} tokens, the context holds {self.ensemble.ctx:,}",
-                hint=f"pass --ctx {len(ids)} if the models allow it, or shorten the text",
+                f"the text has {length:,} tokens, the context holds {self.ensemble.ctx:,}",
+                hint=f"pass --ctx {length} if the models allow it, or shorten the text",
             )
         free = [slot for slot in self._slots if slot.sequence is None]
         if not free:
             raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
-        slot = min(free, key=lambda slot: slot.last_used)
-        count, n_vocab = len(self.ensemble.names), self.ensemble.n_vocab
-        filter = filter or Filter()
-        used = members_needed(factors, filter)
-        alone = np.ones(1)
-        by_member, blended = np.zeros((count, len(ids) - 1)), np.zeros(len(ids) - 1)
-        for member in range(count):
-            self._cut(slot, member, 0)
+
+        def kept(slot: Slot) -> list[int]:
+            # The prompt's last token is read again: its logits are those before the first of `tokens`.
+            return [min(_common(has, ids), len(ids) - 1) for has, ids in zip(slot.cached, prompts, strict=True)]
+
+        slot = max(free, key=lambda slot: (sum(kept(slot)), -slot.last_used))
         try:
-            for start in range(0, len(ids) - 1, self.ensemble.outputs):
-                tokens = ids[start : start + self.ensemble.outputs]
-                part = Part(slot.index, start, tokens, outputs=len(tokens))
-                for member in range(count):
-                    self.ensemble.decode(member, [part])
-                rows = [self.ensemble.rows(member) for member in range(count)]
-                for i in range(min(len(part.tokens), len(ids) - 1 - start)):
-                    target = ids[start + i + 1]
-                    for member in range(count):
-                        by_member[member, start + i] = kernels.blend_log_probability(
-                            (rows[member][i],), alone, n_vocab, target
-                        )
-                    blended[start + i] = kernels.blend_log_probability(
-                        *self._filtered([rows[member][i] for member in used], used, factors, filter), n_vocab, target
-                    )
-        finally:
-            for member in range(count):
-                self._cut(slot, member, 0)
-        return by_member, blended
+            for member, (keep, prompt) in enumerate(zip(kept(slot), prompts, strict=True)):
+                self._cut(slot, member, keep)
+                while (start := len(slot.cached[member])) < len(prompt) - 1:
+                    stop = min(start + self.ensemble.batch, len(prompt) - 1)
+                    self._read(slot, member, prompt[start:stop], outputs=0)
+            for start in range(0, len(tokens), self.ensemble.outputs):
+                stop = min(start + self.ensemble.outputs, len(tokens))
+                for member, prompt in enumerate(prompts):
+                    known = [prompt[-1], *tokens[:stop]][start:stop]
+                    self._read(slot, member, known, outputs=len(known))
+                yield from map(list, zip(*map(self.ensemble.rows, range(len(prompts))), strict=True))
+        except BaseException:
+            self._recover()
+            raise
+
+    def blended(
+        self, rows: Seq[NDArray[np.float32]], factors: Seq[float], filter: Filter, out: NDArray[np.float32]
+    ) -> None:
+        """Write into `out` the logits that a token is drawn from; in `rows`, too, what is never sampled gets −inf.
+
+        rows: logits of all members.  out: shape (ensemble.n_vocab,).
+        """
+        members = members_needed(factors, filter)
+        kernels.blend_into(*self._drawn_from([rows[member] for member in members], members, factors, filter), out)
+        for row in rows:
+            row[self.ensemble.never_sampled] = -np.inf
 
     def logits_after(self, ids: list[int], members: Seq[int]) -> list[NDArray[np.float32]]:
         """The logits of each of `members` after `ids` (1 to `ensemble.ctx` of them); views until its next decode.
@@ -161,13 +186,16 @@ class Engine:
                 self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
                 while (start := len(slot.cached[member])) < len(ids):
                     tokens = ids[start : start + self.ensemble.batch]
-                    last = start + len(tokens) == len(ids)
-                    self.ensemble.decode(member, [Part(slot.index, start, tokens, outputs=int(last))])
-                    slot.cached[member].extend(tokens)
+                    self._read(slot, member, tokens, outputs=int(start + len(tokens) == len(ids)))
         except BaseException:
             self._recover()
             raise
         return [self.ensemble.rows(member)[0] for member in members]
+
+    def _read(self, slot: Slot, member: int, tokens: Seq[int], *, outputs: int) -> None:
+        """Decode `tokens` after what a member has in a slot, and put them on record."""
+        self.ensemble.decode(member, [Part(slot.index, len(slot.cached[member]), tokens, outputs)])
+        slot.cached[member].extend(tokens)
 
     def _schedule(self) -> Plan:
         """What to decode next: a token of each sequence that is generating, then prompts as far as batches hold."""
@@ -213,13 +241,9 @@ class Engine:
         """Give each ready sequence its next token, from the blend of its members' rows."""
         rows = [iter(self.ensemble.rows(member)) if parts else iter(()) for member, parts in enumerate(plan.parts)]
         for sequence in plan.ready:
-            members, never = sequence.members, self.ensemble.never_sampled
+            members = sequence.members
             own = [next(rows[member]) for member in members]
-            # One member ruling a token out rules it out of the blend; llama.cpp does not read these rows again.
-            own[0][never] = -np.inf
-            used, factors = self._filtered(own, members, sequence.factors, sequence.filter)
-            # A filter may go by the other members alone.
-            used[0][never] = -np.inf
+            used, factors = self._drawn_from(own, members, sequence.factors, sequence.filter)
             token = sequence.sampler.sample(used, factors)
             if sequence.sampler.logprobs is not None:
                 sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
@@ -229,6 +253,18 @@ class Engine:
             full = sequence.length >= self.ensemble.ctx
             if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
                 sequence.finish_reason = "length"
+
+    def _drawn_from(
+        self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter
+    ) -> tuple[kernels.Rows, NDArray[np.float64]]:
+        """As `_filtered`, with what is never sampled ruled out."""
+        never = self.ensemble.never_sampled
+        # One member ruling a token out rules it out of the blend; llama.cpp does not read these rows again.
+        rows[0][never] = -np.inf
+        used, weights = self._filtered(rows, members, factors, filter)
+        # A filter may go by the other members alone.
+        used[0][never] = -np.inf
+        return used, weights
 
     def _filtered(
         self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter

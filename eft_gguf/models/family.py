@@ -39,11 +39,11 @@ class Trait:
     weight: float = 1.0
 
     def __post_init__(self) -> None:
-        # The names share a table with these two when figures per model are reported.
-        if not NAME.fullmatch(self.name) or self.name in ("base", "untuned"):
+        # The names share a table with these three when figures per model are reported.
+        if not NAME.fullmatch(self.name) or self.name in ("base", "untuned", "blend"):
             raise OptionError(
                 f"{self.name!r} cannot name a trait",
-                hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base or untuned",
+                hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base, untuned or blend",
             )
         if not math.isfinite(self.weight):
             raise OptionError(f"the weight of trait {self.name} is {self.weight}", hint="give a finite number")
