@@ -14,7 +14,10 @@ from eft_gguf.blend.equation import log_softmax
 from eft_gguf.engine.chain import Grammar, SamplerChain
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sampling import Sampling
-from eft_gguf.errors import OptionError
+from eft_gguf.errors import DecodeError, OptionError
+
+LAST_CHOICE = -1e9
+"""A logit below any that a model gives, yet above −inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,13 @@ class Sampler:
             return int(kernels.blend_argmax(rows, factors, self._n_vocab))
         kernels.blend_candidates(rows, factors, self._candidates)
         if restricted and self._grammar is not None:
+            # A filter or a bias may have ruled out all that the grammar allows. The grammar must be kept, so what is
+            # ruled out stays possible here, as a last choice.
+            logits = self._candidates["logit"]
+            logits[~np.isfinite(logits)] = LAST_CHOICE
             self._grammar.restrict(self._candidates)
+            if not np.isfinite(logits).any():
+                raise DecodeError("the grammar allows no further token", hint="mend the grammar")
         if self._chain is None:
             return int(self._candidates["logit"].argmax())
         return self._chain.choose(self._candidates)

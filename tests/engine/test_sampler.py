@@ -242,3 +242,14 @@ def test_constraints_that_are_none_are_refused(model, options, message):
 def test_further_options_out_of_range(options, message):
     with pytest.raises(OptionError, match=message):
         Sampling(**options)
+
+
+@pytest.mark.parametrize("temperature", [0, 1.0])
+def test_a_grammar_is_kept_even_where_all_it_allows_was_ruled_out(model, temperature):
+    letter = {name: model.tokenize(name, special=False)[0] for name in "abc"}
+    row = np.full(model.n_vocab, -np.inf, np.float32)
+    row[letter["c"]] = 5.0
+    sampling = Sampling(temperature=temperature, top_k=0, grammar='root ::= "a" | "b"', seed=1)
+    sampler = Sampler(sampling, model, model.n_vocab)
+    assert sampler.sample((row,), np.ones(1)) in (letter["a"], letter["b"])
+    sampler.close()
