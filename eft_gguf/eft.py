@@ -227,10 +227,9 @@ class EFT:
             logits = {name: row[: len(blended)] for name, row in zip(self.members, rows, strict=True)}
             yield token, {**logits, "blend": blended}
 
-    def text_of(self, tokens: Seq[int]) -> str:
-        """What these token ids stand for, control tokens such as <|im_end|> written out."""
-        model = self._tokenizer()
-        return b"".join(model.piece(token, special=True) for token in tokens).decode("utf-8", "replace")
+    def bytes_of(self, token: int) -> bytes:
+        """What a token id stands for, often a part of a character; control tokens such as <|im_end|> written out."""
+        return self._tokenizer().piece(token, special=True)
 
     def close(self) -> None:
         """Free the models. The object cannot be used afterwards."""

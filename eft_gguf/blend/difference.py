@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from eft_gguf.blend.filter import log_probabilities
 
-
 LEAST = -40.0
 """Log-probabilities below it count as none: what float32 logits say of them is rounding."""
 
