@@ -56,6 +56,8 @@ class Sampler:
         # distribution of a draw among the allowed tokens: p + (1 − a)·p/a = p/a for allowed mass a.
         if self._grammar is not None and not self._grammar.allows(token):
             token = self._draw(rows, factors, restricted=True)
+            if not self._grammar.allows(token):
+                raise DecodeError("logit_bias forbids all that the grammar allows", hint="give one of them up")
         if self._grammar is not None:
             self._grammar.accept(token)
         if self._chain is not None:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from eft_gguf import OptionError, Sampling
+from eft_gguf import DecodeError, OptionError, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients, log_softmax
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sampler import Sampler
@@ -252,4 +252,12 @@ def test_a_grammar_is_kept_even_where_all_it_allows_was_ruled_out(model, tempera
     sampling = Sampling(temperature=temperature, top_k=0, grammar='root ::= "a" | "b"', seed=1)
     sampler = Sampler(sampling, model, model.n_vocab)
     assert sampler.sample((row,), np.ones(1)) in (letter["a"], letter["b"])
+    sampler.close()
+
+
+def test_a_bias_against_all_that_a_grammar_allows_is_an_error_and_no_abort(model):
+    bias = {model.tokenize(name, special=False)[0]: -math.inf for name in "ab"}
+    sampler = Sampler(Sampling(grammar='root ::= "a" | "b"', logit_bias=bias, seed=1), model, model.n_vocab)
+    with pytest.raises(DecodeError, match="forbids all that the grammar allows"):
+        sampler.sample((np.zeros(model.n_vocab, np.float32),), np.ones(1))
     sampler.close()
