@@ -37,7 +37,7 @@ bench: setup
 family: setup
 	@test -x .venv-family/bin/python || $(BIN)/python -m venv .venv-family
 	.venv-family/bin/python -m pip install --quiet -r family/requirements.txt
-	.venv-family/bin/python family/build.py
+	.venv-family/bin/python -m family.build
 
 picture: setup
 	$(BIN)/eft-gguf demo --svg docs/demo.svg
