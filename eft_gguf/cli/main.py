@@ -17,6 +17,7 @@ COMMANDS = {
     "demo": "Ask one question of untuned, tuned, base and blend, side by side.",
     "run": "Print one answer.",
     "chat": "Talk, with the dials at hand.",
+    "inspect": "Show which model decided which token.",
 }
 
 

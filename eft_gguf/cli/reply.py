@@ -18,21 +18,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What came: the text, how it ended ("stop", "length" or "interrupted"), and its figures."""
+    """What came: the text, how it ended ("stop", "length" or "interrupted"), its figures, and its token ids."""
 
     text: str
     finish_reason: str
     timings: Timings
+    tokens: tuple[int, ...] = ()
 
 
 def follow(chunks: Iterator[Chunk], show: Callable[[str], None]) -> Reply:
     """Hand each piece of text to `show` as it comes. Ctrl-C ends the reply; a second one ends the program."""
     pieces: list[str] = []
+    tokens: list[int] = []
     generator = cast("Generator[Chunk, None, None]", chunks)
     with Status() as status, interruption() as interrupted, closing(generator):
         status("reading the prompt")
         for chunk in generator:
             timings = chunk.timings
+            if chunk.token is not None:
+                tokens.append(chunk.token)
             if chunk.text:
                 status.clear()
                 pieces.append(chunk.text)
@@ -40,9 +44,9 @@ def follow(chunks: Iterator[Chunk], show: Callable[[str], None]) -> Reply:
             elif timings.prefill_done < timings.prefill_total:
                 status(f"reading the prompt: {timings.prefill_done} of {timings.prefill_total} tokens")
             if chunk.finish_reason:
-                return Reply("".join(pieces), chunk.finish_reason, timings)
+                return Reply("".join(pieces), chunk.finish_reason, timings, tuple(tokens))
             if interrupted():
-                return Reply("".join(pieces), "interrupted", timings)
+                return Reply("".join(pieces), "interrupted", timings, tuple(tokens))
     raise AssertionError("the reply ended without a finish reason")
 
 

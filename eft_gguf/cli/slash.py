@@ -107,6 +107,19 @@ def _filter_line(talk: Talk) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in filter_in_use(talk.blend).items())
 
 
+def _why(talk: Talk, argument: str) -> str:
+    from eft_gguf.cli.inspect_view import show
+    from eft_gguf.inspection import inspect_reply
+
+    prompt = talk.conversation.prompt()
+    if not prompt or prompt[-1]["role"] != "assistant":
+        raise OptionError("there is no reply to look into", hint="say something first")
+    text = prompt.pop()["content"]
+    # The very tokens where they are known, the one that ended the reply among them; after /load there is only text.
+    late = talk.last is not None and talk.last.text == text
+    return show(inspect_reply(talk.eft, prompt, talk.last.tokens if talk.last and late else text, blend=talk.blend))
+
+
 def _stats(talk: Talk, argument: str) -> str:
     dials = dials_in_use(talk.eft, talk.blend)
     traits = ", ".join(f"{name} {weight:g}" for name, weight in dials["traits"].items())
@@ -164,6 +177,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Talk, str], str | None]]] = {
         ("/behaviour [X]", "show or set how much of the fine-tuning is in", _behaviour),
         ("/trait [NAME WEIGHT]", "show the traits, or set the weight of one", _trait),
         ("/filter [NAME X|off]", "show, set or switch off what holds noise down", _filter),
+        ("/why", "which model decided which token of the last reply", _why),
         ("/stats", "dials, context, and the figures of the last reply", _stats),
         ("/save FILE", "write the conversation to a file", _save),
         ("/load FILE", "go on with a conversation from a file", _load),
