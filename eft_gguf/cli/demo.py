@@ -29,7 +29,7 @@ from eft_gguf.cli.session import write_aside
 if TYPE_CHECKING:
     from eft_gguf import EFT, Blend, Sampling
 
-QUESTION = "What is the currency of the United Kingdom?"
+QUESTION = "In which country is Seattle?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,3 +70,12 @@ def test_the_picture_needs_no_other_server(command: Callable, fake, tmp_path: Pa
 def test_a_picture_that_cannot_be_written(command: Callable, fake) -> None:
     outcome = command("demo", "--svg", "/nowhere/demo.svg")
     assert outcome.code == 2 and "cannot write /nowhere/demo.svg" in outcome.err
+
+
+def test_the_bundled_family_shows_the_idea(command: Callable) -> None:
+    """The reason for the default question. A family trained anew may need another one."""
+    answers = {answer["name"]: answer["text"] for answer in json.loads(command("demo", "--json").out)["answers"]}
+    knows = {name for name, text in answers.items() if "United States" in text}
+    helpful = {name for name, text in answers.items() if text.endswith("Anything else?")}
+    assert knows == {"base", "blend"}
+    assert helpful == {"tuned", "blend"}
