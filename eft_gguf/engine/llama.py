@@ -16,6 +16,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_gguf.engine.mapping import unmap_until_used
 from eft_gguf.errors import ContextError, DecodeError, LoadError
 
 _KEEP_LOG_LINES = 40
@@ -57,6 +58,7 @@ class Model:
                 f"{path}: llama.cpp could not load this model: {_reason()}",
                 hint="free some memory, or take a smaller model or quantization",
             )
+        unmap_until_used(path)
         self.vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.ctx_train: int = lib.llama_model_n_ctx_train(self._model)
