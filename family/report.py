@@ -2,8 +2,8 @@
 
     python -m family.report [--limit N] [--json FILE] [--write docs/family.md]
 
-Greedy replies to the held-out questions (facts that were in the pre-training text and in no fine-tuning example), scored by
-family/score.py. `--write` replaces what stands between the two marks in the page.
+Greedy replies to the held-out questions (facts that were in the pre-training text and in no fine-tuning example),
+scored by family/score.py. `--write` replaces what stands between the two marks in the page.
 """
 
 from __future__ import annotations

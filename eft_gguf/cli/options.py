@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -34,6 +35,29 @@ def _weight(text: str) -> tuple[str, float]:
     except ValueError:
         pass
     raise click.BadParameter(f"{text!r} is not of the form NAME=WEIGHT, as in cautious=0.5")
+
+
+def _biases(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[int, float]:
+    biases: dict[int, float] = {}
+    for value in values:
+        token, _, bias = value.partition("=")
+        try:
+            biases[int(token)] = float(bias)
+        except ValueError:
+            raise click.BadParameter(f"{value!r} is not of the form ID=BIAS, as in 11=-1.5") from None
+    return biases
+
+
+def _content(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """What stands in a file of the user's."""
+    if value is None:
+        return None
+    try:
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.BadParameter(f"cannot read {value}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.BadParameter(f"{value} is not UTF-8 text") from None
 
 
 MODELS: dict[str, Decorator] = {
@@ -97,7 +121,38 @@ SAMPLING: dict[str, Decorator] = {
     "min_p": click.option(
         "--min-p", type=float, metavar="X", help="Keep tokens at least X times as likely as the first."
     ),
+    "typical_p": click.option(
+        "--typical-p", type=float, metavar="X", help="Keep tokens of a typical surprise, up to X."
+    ),
+    "top_n_sigma": click.option(
+        "--top-n-sigma", type=float, metavar="X", help="Keep tokens within X deviations of the best logit."
+    ),
+    "xtc_probability": click.option(
+        "--xtc-probability", type=float, metavar="X", help="How often to leave out the likeliest choices."
+    ),
+    "xtc_threshold": click.option("--xtc-threshold", type=float, metavar="X", help="From which probability on."),
     "repeat_penalty": click.option("--repeat-penalty", type=float, metavar="X", help="Above 1: repeat less."),
+    "frequency_penalty": click.option(
+        "--frequency-penalty", type=float, metavar="X", help="Less of a token for each time it was said."
+    ),
+    "presence_penalty": click.option(
+        "--presence-penalty", type=float, metavar="X", help="Less of every token that was said."
+    ),
+    "penalty_window": click.option(
+        "--penalty-window", type=int, metavar="N", help="How many of the last tokens penalties look at."
+    ),
+    "dry_multiplier": click.option(
+        "--dry-multiplier", type=float, metavar="X", help="Against repeated runs of tokens, for example 0.8."
+    ),
+    "dry_base": click.option("--dry-base", type=float, metavar="X", help="How fast that grows with a run's length."),
+    "dry_allowed_length": click.option(
+        "--dry-allowed-length", type=int, metavar="N", help="Runs up to this length are let pass."
+    ),
+    "logit_bias": click.option(
+        "--logit-bias", metavar="ID=BIAS", multiple=True, callback=_biases, help="Add BIAS to a token's logit."
+    ),
+    "grammar": click.option("--grammar", metavar="FILE", callback=_content, help="A GBNF grammar to keep to."),
+    "json_schema": click.option("--json-schema", metavar="FILE", callback=_content, help="A JSON schema to keep to."),
     "seed": click.option(
         "--seed", type=int, metavar="N", help="The same seed gives the same answer.  [default: drawn]"
     ),

@@ -1,6 +1,7 @@
 """eft-gguf run: what it asks of the models, and what it prints."""
 
 import json
+import math
 import os
 import signal
 from collections.abc import Callable
@@ -134,3 +135,48 @@ def test_ctrl_c_with_json(command: Callable, fake) -> None:
     outcome = command("run", "Hello", "--json")
     assert outcome.code == 130
     assert json.loads(outcome.out)["finish_reason"] == "interrupted"
+
+
+def test_all_further_sampling_options_arrive(command: Callable, fake, tmp_path) -> None:
+    numbers = {
+        "typical_p": 0.9,
+        "top_n_sigma": 1.5,
+        "xtc_probability": 0.5,
+        "xtc_threshold": 0.2,
+        "frequency_penalty": 0.3,
+        "presence_penalty": -0.3,
+        "penalty_window": 9,
+        "dry_multiplier": 0.8,
+        "dry_base": 2.0,
+        "dry_allowed_length": 3,
+    }
+    flags = [text for name, value in numbers.items() for text in (f"--{name.replace('_', '-')}", str(value))]
+    grammar = tmp_path / "grammar.gbnf"
+    grammar.write_text('root ::= "é"')
+    flags += ["--logit-bias", "11=-1.5", "--logit-bias", "12=-inf", "--grammar", str(grammar)]
+    assert command("run", "Hello", *flags).code == 0
+    expected = Sampling(**numbers, logit_bias={11: -1.5, 12: -math.inf}, grammar='root ::= "é"')
+    assert fake.requests[0]["sampling"] == expected
+    schema = tmp_path / "schema.json"
+    schema.write_text("{}")
+    assert command("run", "Hello", "--json-schema", str(schema)).code == 0
+    assert fake.requests[1]["sampling"] == Sampling(json_schema="{}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--logit-bias", "x=1"], "'x=1' is not of the form ID=BIAS"),
+        (["--grammar", "missing.gbnf"], "cannot read missing.gbnf: No such file or directory"),
+        (["--json-schema", "latin.json"], "latin.json is not UTF-8 text"),
+        (["--xtc-probability", "2"], "xtc_probability must be between 0 and 1"),
+    ],
+)
+def test_bad_constraints(arguments: list[str], message: str, command: Callable, fake, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "latin.json").write_bytes(b'"\xe9"')
+    outcome = command("run", "Hello", *arguments)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert message in outcome.err
+    assert not fake.requests
