@@ -1,9 +1,9 @@
 """The entry point: what --help costs, and how errors come out."""
 
 import importlib
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,13 +23,14 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
-    # The aim is 0.15 s. Machines that run tests are slow and busy: the best of several, and some room.
+    # The aim is 0.15 s on a quiet machine. Those that run tests are busy: processor time, the best of several, some room.
     def seconds() -> float:
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([EFT_GGUF, "--help"], check=True, capture_output=True)
-        return time.perf_counter() - start
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-    assert min(seconds() for _ in range(5)) < 0.3
+    assert min(seconds() for _ in range(5)) < 0.25
 
 
 @pytest.mark.parametrize("name", COMMANDS)
