@@ -23,7 +23,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_is_quick() -> None:
-    # The aim is 0.15 s on a quiet machine. Those that run tests are busy: processor time, the best of several, some room.
+    # The aim is 0.15 s on a quiet machine. Those that run tests are busy: processor time, the best of several.
     def seconds() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([EFT_GGUF, "--help"], check=True, capture_output=True)
