@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
@@ -22,6 +21,7 @@ from eft_gguf.engine.sampler import Alternatives, Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
+from eft_gguf.engine.threads import default_threads
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.chat import render
 from eft_gguf.models.compatibility import require
@@ -93,9 +93,11 @@ class EFT:
     ) -> None:
         for name, value in {"ctx": ctx, "batch": batch, "threads": threads, "sequences": sequences}.items():
             if value is not None and value < 1:
-                raise OptionError(f"{name} must be 1 or more, not {value}")
+                raise OptionError(f"{name} must be 1 or more, not {value}", hint="leave it out for the default")
         if sequences > batch:
-            raise OptionError(f"{sequences} sequences need a batch of as many tokens, not {batch}")
+            raise OptionError(
+                f"{sequences} sequences need a batch of as many tokens, not {batch}", hint="pass a larger batch"
+            )
         self.family = family
         base, untuned, tuned = read_family(family)
         self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
@@ -105,7 +107,7 @@ class EFT:
             ctx=self.ctx,
             batch=batch,
             sequences=sequences,
-            threads=threads or _cores(),
+            threads=threads or default_threads(reference.path for reference in family.members.values()),
             gpu_layers=gpu_layers,
             progress=progress or (lambda line: None),
         )
@@ -376,8 +378,3 @@ def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int
             hint=f"pass --ctx {shortest} or less",
         )
     return asked or min(default, shortest)
-
-
-def _cores() -> int:
-    """The cores this process may run on: more threads than that only wait for each other."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

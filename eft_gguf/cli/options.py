@@ -74,7 +74,9 @@ MODELS: dict[str, Decorator] = {
     ),
     "ctx": click.option("--ctx", type=int, metavar="N", help="Context length in tokens.  [default: the family's]"),
     "batch": click.option("--batch", type=int, metavar="N", help="Prompt tokens decoded at a time."),
-    "threads": click.option("--threads", type=int, metavar="N", help="Threads.  [default: the machine's cores]"),
+    "threads": click.option(
+        "--threads", type=int, metavar="N", help="Threads.  [default: the cores; 1 for tiny models]"
+    ),
     "gpu_layers": click.option(
         "--gpu-layers", type=int, metavar="N", help="Layers on the GPU; -1 is all.  [default: -1]"
     ),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from eft_gguf.cli.display import Status
 
@@ -26,14 +26,13 @@ class Reply:
     tokens: tuple[int, ...] = ()
 
 
-def follow(chunks: Iterator[Chunk], show: Callable[[str], None]) -> Reply:
+def follow(chunks: Generator[Chunk, None, None], show: Callable[[str], None]) -> Reply:
     """Hand each piece of text to `show` as it comes. Ctrl-C ends the reply; a second one ends the program."""
     pieces: list[str] = []
     tokens: list[int] = []
-    generator = cast("Generator[Chunk, None, None]", chunks)
-    with Status() as status, interruption() as interrupted, closing(generator):
+    with Status() as status, interruption() as interrupted, closing(chunks):
         status("reading the prompt")
-        for chunk in generator:
+        for chunk in chunks:
             timings = chunk.timings
             if chunk.token is not None:
                 tokens.append(chunk.token)
