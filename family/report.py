@@ -93,15 +93,18 @@ def tables(results: Mapping[str, Mapping[str, Counts]]) -> Iterator[str]:
     yield "|---" * (1 + len(MEASURES)) + "|"
     for system, counts in results.items():
         yield f"| {system} | " + " | ".join(share(*total(counts, name)) for name in MEASURES) + " |"
-    kinds = list(next(iter(results.values())))
-    yield ""
-    yield "Helpful (style and competence), by kind of question, %:"
-    yield ""
-    count = {kind: next(iter(results.values()))[kind]["helpful"][1] for kind in kinds}
-    yield "| system | " + " | ".join(f"{kind} ({count[kind]})" for kind in kinds) + " |"
-    yield "|---" * (1 + len(kinds)) + "|"
+    yield from _by_kind(results, "facts", "Facts, by kind of question")
+    yield from _by_kind(results, "helpful", "Helpful (style and competence), by kind of question")
+
+
+def _by_kind(results: Mapping[str, Mapping[str, Counts]], measure: str, title: str) -> Iterator[str]:
+    first = next(iter(results.values()))
+    asked = {kind: row[measure][1] for kind, row in first.items() if measure in row}
+    yield from ("", f"{title}, %:", "")
+    yield "| system | " + " | ".join(f"{kind} ({count})" for kind, count in asked.items()) + " |"
+    yield "|---" * (1 + len(asked)) + "|"
     for system, counts in results.items():
-        cells = [counts[kind]["helpful"] for kind in kinds]
+        cells = [counts[kind][measure] for kind in asked]
         yield f"| {system} | " + " | ".join(f"{100 * right / n:.0f}" for right, n in cells) + " |"
 
 
