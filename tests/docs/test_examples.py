@@ -33,7 +33,6 @@ def examples() -> Iterator[object]:
 def test_example(script: str, tmp_path: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "EFT_GGUF_HOME": str(tmp_path / "state")}
-    # Threads that wait by spinning make a busy machine ten times slower.
     command = ["bash", "-euo", "pipefail", "-c", script]
     result = subprocess.run(
         command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300
