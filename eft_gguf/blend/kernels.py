@@ -65,6 +65,16 @@ def blend_candidates(rows, factors, candidates):  # type: ignore[no-untyped-def]
             candidates[start + i].logit = total[i]
 
 
+# There is no NaN in blended logits: knowing that, the compiler compares several numbers an instruction.
+@numba.njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
+def _peak(total, width):  # type: ignore[no-untyped-def]
+    """The largest of total[: width]."""
+    high = -np.inf
+    for i in range(width):
+        high = total[i] if total[i] > high else high
+    return high
+
+
 @numba.njit(cache=True, error_model="numpy")
 def blend_argmax(rows, factors, n):  # type: ignore[no-untyped-def]
     """The token with the largest blended logit; of equal ones the smallest id, as llama.cpp's greedy sampler."""
@@ -73,12 +83,46 @@ def blend_argmax(rows, factors, n):  # type: ignore[no-untyped-def]
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         _sum_block(rows, factors, start, stop, total)
-        for i in range(stop - start):
-            # float32, as the sampler chain would see it: both paths must choose the same token.
-            logit = np.float32(total[i])
-            if logit > best_logit:
-                best, best_logit = start + i, logit
+        # float32, as the sampler chain would see it: both paths must choose the same token.
+        peak = np.float32(_peak(total, stop - start))
+        if peak > best_logit:
+            best_logit = peak
+            for i in range(stop - start):
+                if np.float32(total[i]) == peak:
+                    best = start + i
+                    break
     return best
+
+
+@numba.njit(cache=True, error_model="numpy")
+def blend_top(rows, factors, k, blended, candidates):  # type: ignore[no-untyped-def]
+    """Put at least the k largest blended logits into `candidates`, in the order of the ids; returns how many.
+
+    blended, float32, shape (n,), receives the blended logits of all n tokens; `candidates` has room for as many. The
+    k-th largest of the blocks' peaks is no larger than the k-th largest logit, so that tokens below it are none of
+    the k, and few others are left for the sampler chain. With fewer than k blocks all are.
+    """
+    total = np.empty(BLOCK, np.float64)
+    blocks = (len(blended) + BLOCK - 1) // BLOCK
+    peaks = np.empty(blocks, np.float32)
+    for block in range(blocks):
+        start = block * BLOCK
+        stop = min(start + BLOCK, len(blended))
+        _sum_block(rows, factors, start, stop, total)
+        peaks[block] = _peak(total, stop - start)
+        out = blended[start:stop]
+        for i in range(len(out)):
+            out[i] = total[i]
+    floor = np.sort(peaks)[blocks - k] if k <= blocks else np.float32(-np.inf)
+    count = 0
+    for block in range(blocks):
+        if peaks[block] >= floor:
+            for i in range(block * BLOCK, min((block + 1) * BLOCK, len(blended))):
+                if blended[i] >= floor:
+                    candidates[count].id = i
+                    candidates[count].logit = blended[i]
+                    count += 1
+    return count
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -46,7 +46,9 @@ class Sampler:
         gbnf = sampling.gbnf()
         self._grammar = None if gbnf is None else Grammar(model, gbnf)
         self._chain = _chain(sampling, self.seed, model, n_vocab, prompt)
+        self._top_k = _leading_top_k(sampling)
         self._candidates = np.zeros(n_vocab if self._chain or self._grammar else 0, kernels.CANDIDATE)
+        self._blended = np.zeros(n_vocab if self._top_k else 0, np.float32)
 
     def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
         """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
@@ -83,6 +85,9 @@ class Sampler:
     def _draw(self, rows: kernels.Rows, factors: NDArray[np.float64], *, restricted: bool) -> int:
         if self._chain is None and not restricted:
             return int(kernels.blend_argmax(rows, factors, self._n_vocab))
+        if self._chain is not None and self._top_k and not restricted:
+            count = kernels.blend_top(rows, factors, self._top_k, self._blended, self._candidates)
+            return self._chain.choose(self._candidates[:count])
         kernels.blend_candidates(rows, factors, self._candidates)
         if restricted and self._grammar is not None:
             # A filter or a bias may have ruled out all that the grammar allows. The grammar must be kept, so what is
@@ -132,6 +137,19 @@ def _chain(sampling: Sampling, seed: int, model: Model, n_vocab: int, prompt: Se
         chain.close()
         raise
     return chain
+
+
+def _leading_top_k(sampling: Sampling) -> int:
+    """The k of a chain that begins with top-k: it needs no other candidates than the k most likely. 0 of any other."""
+    alters = (
+        sampling.logit_bias
+        or sampling.repeat_penalty != 1
+        or sampling.frequency_penalty
+        or sampling.presence_penalty
+        or sampling.dry_multiplier > 0
+        or sampling.top_n_sigma > 0
+    )
+    return 0 if alters or sampling.temperature == 0 else int(sampling.top_k)
 
 
 def _add_truncation(chain: SamplerChain, sampling: Sampling, seed: int) -> None:

@@ -42,6 +42,29 @@ def test_kernels_agree_with_the_equation(case):
     assert kernels.blend_argmax(rows, factors, len(expected)) == int(np.argmax(blended))
 
 
+@settings(deadline=None, max_examples=150)
+@given(cases(), st.sampled_from([1, 2, 3, 4, 5, 40, 10**6]))
+def test_the_top_candidates_hold_the_k_most_likely(case, k):
+    rows, factors = case
+    blended = np.empty(len(rows[0]), np.float32)
+    kernels.blend_into(rows, factors, blended)
+    again, candidates = np.empty_like(blended), np.zeros(len(blended), kernels.CANDIDATE)
+    count = kernels.blend_top(rows, factors, k, again, candidates)
+    np.testing.assert_array_equal(again, blended)
+    kept = candidates[:count]
+    assert count >= min(k, len(blended))
+    assert (np.diff(kept["id"]) > 0).all()
+    np.testing.assert_array_equal(kept["logit"], blended[kept["id"]])
+    largest = np.sort(blended)[::-1][:k]
+    np.testing.assert_array_equal(np.sort(kept["logit"])[::-1][:k], largest)
+
+
+def test_few_others_are_kept_with_the_most_likely():
+    row = np.random.default_rng(0).normal(size=150 * kernels.BLOCK).astype(np.float32)
+    candidates = np.zeros(len(row), kernels.CANDIDATE)
+    assert 40 <= kernels.blend_top((row,), np.ones(1), 40, np.empty_like(row), candidates) < 80
+
+
 @settings(deadline=None, max_examples=100)
 @given(cases(), st.integers(0, 2**31))
 def test_log_probability_agrees_with_the_equation(case, pick):
