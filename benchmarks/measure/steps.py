@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import llama_cpp.llama_cpp as lib
 
-from eft_gguf import EFT, Sampling
+from eft_gguf import EFT, Blend, Sampling
 from eft_gguf.engine.sampler import Sampler
 from measure.report import Spread, Table, verdict
 
@@ -79,14 +79,16 @@ def measure_steps(eft: EFT, pairs: int) -> Steps:
         ratio=Spread.of([step / sum(parts) for step, parts in zip(steps, bare, strict=True)]),
         step=Spread.of(steps),
         bare=Spread.of([sum(parts) for parts in bare]),
-        bare_models={name: Spread.of([parts[i] for parts in bare]) for i, name in enumerate(eft.members)},
+        bare_models={
+            eft.members[member]: Spread.of([parts[i] for parts in bare]) for i, member in enumerate(used(eft))
+        },
         sampling=Spread.of(sampling[WARM_UP:]),
     )
 
 
 def bare_decodes(eft: EFT, token: int, position: int) -> list[float]:
     """Decode a token on every model by nothing but llama.cpp's function; the seconds of each."""
-    contexts = eft._ensemble._contexts
+    contexts = [eft._ensemble._contexts[member] for member in used(eft)]
     for context in contexts:
         context.batch.clear()
         context.batch.add([token], position=position, sequence=0, outputs=1)
@@ -102,8 +104,13 @@ def bare_decodes(eft: EFT, token: int, position: int) -> list[float]:
 
 def forget(eft: EFT, position: int) -> None:
     """Take back what was decoded at `position`, so that it can be decoded once more."""
-    for context in eft._ensemble._contexts:
-        context.forget(0, position)
+    for member in used(eft):
+        eft._ensemble._contexts[member].forget(0, position)
+
+
+def used(eft: EFT) -> list[int]:
+    """The members that have part in the default blend: a trait of weight 0 has none."""
+    return [member for member, factor in enumerate(eft._factors(Blend())) if factor != 0.0]
 
 
 @contextmanager

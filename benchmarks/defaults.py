@@ -1,0 +1,168 @@
+"""Are two defaults of the engine good ones? The batch of 128 tokens, and weights left as they are in the file.
+
+    python benchmarks/defaults.py
+
+Prompts go through the base model in batches of 64 to 512 tokens: small ones let Ctrl-C and other sequences in sooner,
+large ones may be faster. Then decode and prefill with the file mapped as it is, and with llama.cpp's repacking for this
+processor (`use_extra_bufts`), which keeps its own copy of the weights. Variants take turns; medians count.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+import llama_cpp.llama_cpp as lib
+from measure import machine, models
+from measure.memory_stages import look
+from measure.report import Spread, Table, publish
+
+from eft_gguf.engine.llama import Context, Model
+
+BATCHES = (64, 128, 256, 512)
+PROMPT = 512
+CTX = 1024
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Seconds of a prompt and of a token; seconds and bytes that loading took."""
+
+    prefill: Spread
+    decode: Spread
+    load: float
+    memory: int
+
+
+def main() -> int:
+    parser = models.parser(__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="prompts to time for each variant")
+    arguments = parser.parse_args()
+    family = models.chosen_family(arguments)
+    machine.warn_if_busy()
+    about = machine.describe()
+    threads = arguments.threads or machine.cores()
+    paths = list(dict.fromkeys([family.base.path, family.untuned.path]))
+    batches = measure_batches(family.base.path, threads, arguments.rounds)
+    repacking = {path.name: measure_repacking(path, threads, arguments.rounds) for path in paths}
+    tables = [batch_table(family.base.path, batches), *(repack_table(*item) for item in repacking.items())]
+    data = {"batches": batches, "repacking": repacking}
+    publish("defaults", about, tables, data, as_json=arguments.json, docs=arguments.docs)
+    return 0
+
+
+def measure_batches(path: Path, threads: int, rounds: int) -> dict[int, Spread]:
+    """Seconds of a prompt of 512 tokens, by batch."""
+    model = Model(path)
+    contexts = {
+        batch: Context(model, ctx=CTX, batch=batch, sequences=1, outputs=1, threads=threads) for batch in BATCHES
+    }
+    seconds = _in_turn({batch: lambda c=context: prefill(c) for batch, context in contexts.items()}, rounds)  # type: ignore[misc]
+    for context in contexts.values():
+        context.close()
+    model.close()
+    return {batch: Spread.of(values) for batch, values in seconds.items()}
+
+
+def measure_repacking(path: Path, threads: int, rounds: int) -> dict[str, Variant]:
+    """The model as it is in the file and repacked, both loaded at once."""
+    loaded: dict[str, tuple[Context, float, int]] = {}
+    for name, repacked in (("as in the file", False), ("repacked", True)):
+        before, started = _memory(), time.perf_counter()
+        with _repacking(repacked):
+            model = Model(path)
+        seconds = time.perf_counter() - started
+        context = Context(model, ctx=CTX, batch=128, sequences=1, outputs=1, threads=threads)
+        prefill(context)
+        loaded[name] = context, seconds, _memory() - before
+    prompts = _in_turn({name: lambda c=context: prefill(c) for name, (context, *_) in loaded.items()}, rounds)  # type: ignore[misc]
+    steps = {name: lambda c=context: decode(c) for name, (context, *_) in loaded.items()}  # type: ignore[misc]
+    tokens = _in_turn(steps, 20 * rounds)
+    for context, *_ in loaded.values():
+        context.close()
+        context.model.close()
+    return {
+        name: Variant(Spread.of(prompts[name]), Spread.of(tokens[name]), seconds, memory)
+        for name, (_, seconds, memory) in loaded.items()
+    }
+
+
+def prefill(context: Context) -> float:
+    """Seconds to decode a prompt of 512 tokens from an empty cache."""
+    context.forget(0, 0)
+    started = time.perf_counter()
+    for position in range(0, PROMPT, context.batch.capacity):
+        _decode(context, range(1000 + position, 1000 + position + context.batch.capacity), position)
+    return time.perf_counter() - started
+
+
+def decode(context: Context) -> float:
+    """Seconds to decode one token after the prompt."""
+    context.forget(0, PROMPT)
+    started = time.perf_counter()
+    _decode(context, [1234], PROMPT)
+    return time.perf_counter() - started
+
+
+def batch_table(path: Path, batches: dict[int, Spread]) -> Table:
+    rows = [
+        (str(batch), f"{PROMPT / spread.median:.0f}", f"{spread.median * batch / PROMPT:.2f}")
+        for batch, spread in batches.items()
+    ]
+    return Table(f"Prefill of {PROMPT} tokens, {path.name}", ("batch", "tokens a second", "seconds a batch"), rows)
+
+
+def repack_table(name: str, variants: dict[str, Variant]) -> Table:
+    rows = [
+        (
+            variant,
+            v.decode.text(2, scale=1e3),
+            f"{PROMPT / v.prefill.median:.0f}",
+            f"{v.load:.1f}",
+            f"{v.memory / 1e6:,.0f}",
+        )
+        for variant, v in variants.items()
+    ]
+    columns = ("weights", "ms a token, median (quartiles)", "prefill, tokens a second", "load, s", "MB in memory")
+    return Table(f"Repacking, {name}", columns, rows)
+
+
+def _decode(context: Context, tokens: range | list[int], position: int) -> None:
+    context.batch.clear()
+    context.batch.add(tokens, position=position, sequence=0, outputs=1)
+    context.decode()
+
+
+def _in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    seconds: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, measure in variants.items():
+            seconds[name].append(measure())
+    return seconds
+
+
+@contextmanager
+def _repacking(on: bool) -> Iterator[None]:
+    load = lib.llama_model_load_from_file
+
+    def load_so(path: bytes, params: lib.llama_model_params) -> object:
+        params.use_extra_bufts = on
+        # Without a map, the repacked weights are the only copy in memory.
+        params.load_mode = lib.LLAMA_LOAD_MODE_NONE if on else lib.LLAMA_LOAD_MODE_AUTO
+        return load(path, params)
+
+    with mock.patch.object(lib, "llama_model_load_from_file", load_so):
+        yield
+
+
+def _memory() -> int:
+    return look().get("now", 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
