@@ -4,7 +4,8 @@
 
 Prompts go through the base model in batches of 64 to 512 tokens: small ones let Ctrl-C and other sequences in sooner,
 large ones may be faster. Then decode and prefill with the file mapped as it is, and with llama.cpp's repacking for this
-processor (`use_extra_bufts`), which keeps its own copy of the weights. Variants take turns; medians count.
+processor (`use_extra_bufts`), which keeps its own copy of the weights; and, to tell the two apart, with the file read
+into memory as it is. Variants take turns; medians count.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from eft_gguf.engine.llama import Context, Model
 BATCHES = (64, 128, 256, 512)
 PROMPT = 512
 CTX = 1024
+VARIANTS = {
+    "repacked": (lib.LLAMA_LOAD_MODE_NONE, True),
+    "as in the file, read": (lib.LLAMA_LOAD_MODE_NONE, False),
+    "as in the file, mapped": (lib.LLAMA_LOAD_MODE_AUTO, False),
+}
+"""How weights are loaded: llama.cpp's mode, and whether they are repacked. The last is the engine's."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,11 @@ def measure_batches(path: Path, threads: int, rounds: int) -> dict[int, Spread]:
 
 
 def measure_repacking(path: Path, threads: int, rounds: int) -> dict[str, Variant]:
-    """The model as it is in the file and repacked, both loaded at once."""
+    """The variants, all loaded at once; the mapped one last, for loading it unmaps what is not in use of the file."""
     loaded: dict[str, tuple[Context, float, int]] = {}
-    for name, repacked in (("as in the file", False), ("repacked", True)):
+    for name, (mode, repacked) in VARIANTS.items():
         before, started = _memory(), time.perf_counter()
-        with _repacking(repacked):
+        with _loading(mode, repacked):
             model = Model(path)
         seconds = time.perf_counter() - started
         context = Context(model, ctx=CTX, batch=128, sequences=1, outputs=1, threads=threads)
@@ -147,13 +154,11 @@ def _in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str,
 
 
 @contextmanager
-def _repacking(on: bool) -> Iterator[None]:
+def _loading(mode: int, repacked: bool) -> Iterator[None]:
     load = lib.llama_model_load_from_file
 
     def load_so(path: bytes, params: lib.llama_model_params) -> object:
-        params.use_extra_bufts = on
-        # Without a map, the repacked weights are the only copy in memory.
-        params.load_mode = lib.LLAMA_LOAD_MODE_NONE if on else lib.LLAMA_LOAD_MODE_AUTO
+        params.load_mode, params.use_extra_bufts = mode, repacked
         return load(path, params)
 
     with mock.patch.object(lib, "llama_model_load_from_file", load_so):

@@ -95,32 +95,33 @@ def blend_argmax(rows, factors, n):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(cache=True, error_model="numpy")
-def blend_top(rows, factors, k, blended, candidates):  # type: ignore[no-untyped-def]
+def blend_top(rows, factors, k, candidates):  # type: ignore[no-untyped-def]
     """Put at least the k largest blended logits into `candidates`, in the order of the ids; returns how many.
 
-    blended, float32, shape (n,), receives the blended logits of all n tokens; `candidates` has room for as many. The
-    k-th largest of the blocks' peaks is no larger than the k-th largest logit, so that tokens below it are none of
-    the k, and few others are left for the sampler chain. With fewer than k blocks all are.
+    `candidates` has room for all tokens. The k-th largest of the blocks' peaks is no larger than the k-th largest
+    logit, so that tokens below it are none of the k, and few others are left for the sampler chain. With fewer than
+    k blocks all are. Summing the blocks with such a peak again takes less time than writing all sums to memory.
     """
+    n = len(candidates)
     total = np.empty(BLOCK, np.float64)
-    blocks = (len(blended) + BLOCK - 1) // BLOCK
+    blocks = (n + BLOCK - 1) // BLOCK
     peaks = np.empty(blocks, np.float32)
     for block in range(blocks):
         start = block * BLOCK
-        stop = min(start + BLOCK, len(blended))
+        stop = min(start + BLOCK, n)
         _sum_block(rows, factors, start, stop, total)
         peaks[block] = _peak(total, stop - start)
-        out = blended[start:stop]
-        for i in range(len(out)):
-            out[i] = total[i]
     floor = np.sort(peaks)[blocks - k] if k <= blocks else np.float32(-np.inf)
     count = 0
     for block in range(blocks):
         if peaks[block] >= floor:
-            for i in range(block * BLOCK, min((block + 1) * BLOCK, len(blended))):
-                if blended[i] >= floor:
-                    candidates[count].id = i
-                    candidates[count].logit = blended[i]
+            start = block * BLOCK
+            stop = min(start + BLOCK, n)
+            _sum_block(rows, factors, start, stop, total)
+            for i in range(stop - start):
+                if np.float32(total[i]) >= floor:
+                    candidates[count].id = start + i
+                    candidates[count].logit = total[i]
                     count += 1
     return count
 

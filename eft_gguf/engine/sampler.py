@@ -48,7 +48,6 @@ class Sampler:
         self._chain = _chain(sampling, self.seed, model, n_vocab, prompt)
         self._top_k = _leading_top_k(sampling)
         self._candidates = np.zeros(n_vocab if self._chain or self._grammar else 0, kernels.CANDIDATE)
-        self._blended = np.zeros(n_vocab if self._top_k else 0, np.float32)
 
     def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
         """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
@@ -86,7 +85,7 @@ class Sampler:
         if self._chain is None and not restricted:
             return int(kernels.blend_argmax(rows, factors, self._n_vocab))
         if self._chain is not None and self._top_k and not restricted:
-            count = kernels.blend_top(rows, factors, self._top_k, self._blended, self._candidates)
+            count = kernels.blend_top(rows, factors, self._top_k, self._candidates)
             return self._chain.choose(self._candidates[:count])
         kernels.blend_candidates(rows, factors, self._candidates)
         if restricted and self._grammar is not None:
