@@ -62,7 +62,7 @@ class EFTProcessor:
     ) -> None:
         for name, value in {"ctx": ctx, "batch": batch, "threads": threads}.items():
             if value is not None and value < 1:
-                raise OptionError(f"{name} must be 1 or more, not {value}")
+                raise OptionError(f"{name} must be 1 or more, not {value}", hint="leave it out for the default")
         path = getattr(llama, "model_path", None)
         if not path:
             raise OptionError(

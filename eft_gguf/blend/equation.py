@@ -22,6 +22,8 @@ from numpy.typing import NDArray
 
 from eft_gguf.errors import OptionError
 
+NO_NEGATIVE = "0 leaves the trait out; a negative behaviour turns all fine-tuning around"
+
 
 @dataclass(frozen=True, slots=True)
 class Filter:
@@ -76,7 +78,7 @@ class Blend:
     traits: weight by trait name; a trait not named keeps the weight that its family gives it.
     filter: what keeps tokens from winning by noise; see `Filter`.
 
-    Raises OptionError where a value is no finite number.
+    Raises OptionError where a value is no finite number, or a weight is negative.
     """
 
     knowledge: float = 1.0
@@ -89,6 +91,8 @@ class Blend:
         _require_finite("behaviour", self.behaviour)
         for name, weight in self.traits.items():
             _require_finite(f"the weight of trait {name!r}", weight)
+            if weight < 0:
+                raise OptionError(f"the weight of trait {name!r} must be 0 or more, not {weight!r}", hint=NO_NEGATIVE)
         if not isinstance(self.filter, Filter):
             raise OptionError(
                 f"filter must be a Filter, not {self.filter!r}", hint="Blend(filter=Filter(base_min_p=0.1))"

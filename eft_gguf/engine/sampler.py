@@ -42,7 +42,10 @@ class Sampler:
         self._n_vocab = n_vocab
         unknown = next((token for token in sampling.logit_bias if token >= n_vocab), None)
         if unknown is not None:
-            raise OptionError(f"logit_bias names token {unknown}, the vocabulary has {n_vocab:,}")
+            raise OptionError(
+                f"logit_bias names token {unknown}, the vocabulary has {n_vocab:,}",
+                hint=f"token ids go from 0 to {n_vocab - 1}",
+            )
         gbnf = sampling.gbnf()
         self._grammar = None if gbnf is None else Grammar(model, gbnf)
         self._chain = _chain(sampling, self.seed, model, n_vocab, prompt)

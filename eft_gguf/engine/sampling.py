@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from eft_gguf.errors import OptionError
@@ -114,4 +114,6 @@ class Sampling:
 def _require(name: str, value: float, holds: Callable[[float], bool], wanted: str) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not holds(value):
-        raise OptionError(f"{name} must be {wanted}, not {value!r}")
+        usual = next(entry.default for entry in fields(Sampling) if entry.name == name)
+        hint = f"leave it out for {'none' if usual is None else usual}"
+        raise OptionError(f"{name} must be {wanted}, not {value!r}", hint=hint)

@@ -45,8 +45,10 @@ class Trait:
                 f"{self.name!r} cannot name a trait",
                 hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base, untuned or blend",
             )
-        if not math.isfinite(self.weight):
-            raise OptionError(f"the weight of trait {self.name} is {self.weight}", hint="give a finite number")
+        if not math.isfinite(self.weight) or self.weight < 0:
+            raise OptionError(
+                f"the weight of trait {self.name} is {self.weight}", hint="give a finite number, 0 or more"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,6 +105,7 @@ def test_stats_go_to_stderr(command: Callable, fake) -> None:
         (["Hello", "--knowledge", "nan"], b"", "knowledge"),
         (["Hello", "--behaviour", "inf"], b"", "behaviour"),
         (["Hello", "--trait", "cautious=nan"], b"", "cautious"),
+        (["Hello", "--trait", "cautious=-1"], b"", "the weight of trait 'cautious' must be 0 or more, not -1.0"),
         (["Hello", "--base-top-p", "1.5"], b"", "base_top_p must be above 0 and at most 1, not 1.5"),
         (["Hello", "--tuned-top-p", "0"], b"", "tuned_top_p must be above 0 and at most 1, not 0.0"),
         (["Hello", "--base-min-p", "-1"], b"", "base_min_p must be between 0 and 1, not -1.0"),

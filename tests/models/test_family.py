@@ -59,9 +59,9 @@ def test_a_family_file(folder: Path) -> None:
 
 def test_weights_are_in_tables(folder: Path) -> None:
     text = HEAD + '[tuned.helpful]\nmodel = "helpful.gguf"\nweight = 0.7\n'
-    text += '[tuned.cautious]\nmodel = "cautious.gguf"\nweight = -1\n'
+    text += '[tuned.cautious]\nmodel = "cautious.gguf"\nweight = 2\n'
     family = load(folder, text)
-    assert [(trait.name, trait.weight) for trait in family.tuned] == [("helpful", 0.7), ("cautious", -1.0)]
+    assert [(trait.name, trait.weight) for trait in family.tuned] == [("helpful", 0.7), ("cautious", 2.0)]
     assert all(type(trait.weight) is float for trait in family.tuned)
     assert (family.name, family.ctx) == ("family", None)
 
@@ -173,13 +173,13 @@ def test_a_single_tuned_model_is_called_tuned(folder: Path) -> None:
 
 
 def test_traits_with_names_and_weights(folder: Path) -> None:
-    texts = ["helpful=helpful.gguf:0.7", "cautious=lora:lora.gguf:-0.3"]
-    mapping = {"helpful": "helpful.gguf:0.7", "cautious": "lora:lora.gguf:-0.3"}
+    texts = ["helpful=helpful.gguf:0.7", "cautious=lora:lora.gguf:0.3"]
+    mapping = {"helpful": "helpful.gguf:0.7", "cautious": "lora:lora.gguf:0.3"}
     for tuned in (texts, mapping):
         family = family_from_references("large.gguf", "small.gguf", tuned)
         assert [(t.name, t.model.path.name, t.model.adapter, t.weight) for t in family.tuned] == [
             ("helpful", "helpful.gguf", False, 0.7),
-            ("cautious", "lora.gguf", True, -0.3),
+            ("cautious", "lora.gguf", True, 0.3),
         ]
 
 
@@ -191,6 +191,7 @@ def test_traits_with_names_and_weights(folder: Path) -> None:
         (["a=helpful.gguf", "a=cautious.gguf"], "two tuned models are called 'a'"),
         (["helpful.gguf:nan"], "the weight of trait tuned is nan"),
         (["a=helpful.gguf:inf"], "the weight of trait a is inf"),
+        (["a=helpful.gguf:-1"], "the weight of trait a is -1.0"),
         ({"untuned": "helpful.gguf"}, "'untuned' cannot name a trait"),
         ({"": "helpful.gguf"}, "'' cannot name a trait"),
     ],
