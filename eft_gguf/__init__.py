@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from eft_gguf.blend.equation import Blend, Filter
     from eft_gguf.eft import EFT, Chunk, Completion, Score
     from eft_gguf.engine.sampling import Sampling
+    from eft_gguf.engine.sequence import Timings
+    from eft_gguf.inspection import inspect_reply
 
 __version__ = "0.1.0"
 
@@ -36,6 +38,8 @@ __all__ = [
     "OptionError",
     "Sampling",
     "Score",
+    "Timings",
+    "inspect_reply",
 ]
 
 # Loaded when first asked for: `eft-gguf --help` must not wait for numba and llama.cpp.
@@ -47,6 +51,8 @@ _LAZY = {
     "Blend": "eft_gguf.blend.equation",
     "Filter": "eft_gguf.blend.equation",
     "Sampling": "eft_gguf.engine.sampling",
+    "Timings": "eft_gguf.engine.sequence",
+    "inspect_reply": "eft_gguf.inspection",
 }
 
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eft_gguf.cli.display import footer
 from eft_gguf.cli.options import FILTER, dials_in_use, filter_in_use, fitting
 from eft_gguf.cli.session import load, save
+from eft_gguf.cli.talk import Talk
 from eft_gguf.errors import OptionError
-
-if TYPE_CHECKING:
-    from eft_gguf.cli.chat import Talk
 
 
 class Leave(Exception):

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from eft_gguf import Blend, Filter, Sampling
-from eft_gguf.cli.chat import Talk, converse
+from eft_gguf.cli.chat import converse
 from eft_gguf.cli.session import Session
 from eft_gguf.cli.slash import COMMANDS
+from eft_gguf.cli.talk import Talk
 
 
 def contents(request: dict) -> list[str]:
