@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from eft_gguf.blend.equation import Blend, coefficients
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
+from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sampler import Alternatives, Sampler
 from eft_gguf.engine.sampling import Sampling
@@ -190,6 +191,30 @@ class EFT:
         text = "".join(chunk.text for chunk in chunks)
         alternatives = [chunk.alternatives for chunk in chunks if chunk.alternatives is not None]
         return Completion(text, tokens, last.finish_reason or "", last.timings, alternatives)
+
+    def greedy_replies(
+        self, prompt: str | Messages, blends: Seq[Blend], *, max_tokens: int | None = None
+    ) -> list[Completion]:
+        """The replies that `complete` gives at temperature 0 under each of `blends`; their timings count tokens only.
+
+        For comparing settings: what several of them read alike is decoded once. Raises as `stream` does.
+        """
+        sampling = Sampling(temperature=0, max_tokens=max_tokens)
+        ids, texts = self._prompt(prompt)
+        prompts = [ids[text] for text in texts]
+        self._require_shared("prompt", *prompts)
+        self._engine.require_room(prompts)
+        sequences = [GreedySequence(self._factors(blend), blend.filter) for blend in blends]
+        greedy_sequences(self._engine, prompts, sequences, max_tokens=sampling.max_tokens)
+        length, replies = max(map(len, prompts)), []
+        for sequence in sequences:
+            stream = TextStream()
+            for token in sequence.generated:
+                stream.push(self._tokenizer().piece(token))
+            stream.flush()
+            timings = Timings(prompt_tokens=length, generated_tokens=len(sequence.generated))
+            replies.append(Completion(stream.text, sequence.generated, sequence.finish_reason or "", timings))
+        return replies
 
     def score(self, text: str, *, blend: Blend | None = None) -> Score:
         """Log-probabilities of the tokens of `text` under the blend and each model. Raises ContextError."""

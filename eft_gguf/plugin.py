@@ -154,7 +154,7 @@ class EFTProcessor:
             return scores
         self._check(ids)
         base = np.array(scores, np.float32)
-        rows = self._engine.logits_after(ids, [member - 1 for member in members if member > 0])
+        rows = self._engine.logits_after({member - 1: ids for member in members if member > 0})
         if members[0] == 0:
             rows.insert(0, base)
         # As in the engine: before the blend for the sets of a filter, after it because one may not look at this row.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
@@ -55,14 +55,7 @@ class Engine:
 
         Raises ContextError for a prompt that leaves no room for a token, EFTError when all slots are in use.
         """
-        prompt = sequence.length
-        if not all(sequence.ids):
-            raise EFTError("the prompt is empty: there is no token to go on from", hint="give a prompt")
-        if prompt >= self.ensemble.ctx:
-            raise ContextError(
-                f"the prompt has {prompt:,} tokens, the context holds {self.ensemble.ctx:,}",
-                hint=f"pass --ctx {prompt + 256} if the models allow it, or shorten the prompt",
-            )
+        self.require_room(sequence.ids)
         free = [slot for slot in self._slots if slot.sequence is None]
         if not free:
             raise EFTError(
@@ -74,10 +67,21 @@ class Engine:
             # The last prompt token is always decoded, for its logits.
             self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
         sequence.timings.prefill_total = self._pending(slot, sequence)
-        sequence.timings.cached_tokens = prompt - sequence.timings.prefill_total
+        sequence.timings.cached_tokens = sequence.length - sequence.timings.prefill_total
         slot.sequence, sequence.slot = sequence, slot.index
         self._clock += 1
         slot.last_used = self._clock
+
+    def require_room(self, prompts: Seq[Seq[int]]) -> None:
+        """Raise EFTError for an empty prompt, ContextError for one that leaves no room for a token."""
+        longest = max(map(len, prompts))
+        if not all(prompts):
+            raise EFTError("the prompt is empty: there is no token to go on from", hint="give a prompt")
+        if longest >= self.ensemble.ctx:
+            raise ContextError(
+                f"the prompt has {longest:,} tokens, the context holds {self.ensemble.ctx:,}",
+                hint=f"pass --ctx {longest + 256} if the models allow it, or shorten the prompt",
+            )
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, finished or not. Its slot keeps what was decoded."""
@@ -167,30 +171,31 @@ class Engine:
         rows: logits of all members.  out: shape (ensemble.n_vocab,).
         """
         members = members_needed(factors, filter)
-        kernels.blend_into(*self._drawn_from([rows[member] for member in members], members, factors, filter), out)
+        kernels.blend_into(*self.drawn_from([rows[member] for member in members], members, factors, filter), out)
         for row in rows:
             row[self.ensemble.never_sampled] = -np.inf
 
-    def logits_after(self, ids: list[int], members: Seq[int]) -> list[NDArray[np.float32]]:
-        """The logits of each of `members` after `ids` (1 to `ensemble.ctx` of them); views until its next decode.
+    def logits_after(self, ids: Mapping[int, list[int]]) -> list[NDArray[np.float32]]:
+        """The logits after `ids`, which are by member, of each of these; views until its next decode.
 
-        For callers that draw the tokens themselves. Uses a free slot, and decodes only what that does not hold yet.
+        ids: 1 to `ensemble.ctx` of them.  For callers that choose the tokens themselves. Uses a free slot, and decodes
+        only what that does not hold yet.
         """
         free = [slot for slot in self._slots if slot.sequence is None]
         if not free:
             raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
-        slot = max(free, key=lambda slot: sum(_common(slot.cached[member], ids) for member in members))
+        slot = max(free, key=lambda slot: sum(_common(slot.cached[member], own) for member, own in ids.items()))
         try:
-            for member in members:
+            for member, own in ids.items():
                 # The last token is always decoded, for its logits.
-                self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
-                while (start := len(slot.cached[member])) < len(ids):
-                    tokens = ids[start : start + self.ensemble.batch]
-                    self._read(slot, member, tokens, outputs=int(start + len(tokens) == len(ids)))
+                self._cut(slot, member, min(_common(slot.cached[member], own), len(own) - 1))
+                while (start := len(slot.cached[member])) < len(own):
+                    tokens = own[start : start + self.ensemble.batch]
+                    self._read(slot, member, tokens, outputs=int(start + len(tokens) == len(own)))
         except BaseException:
             self._recover()
             raise
-        return [self.ensemble.rows(member)[0] for member in members]
+        return [self.ensemble.rows(member)[0] for member in ids]
 
     def _read(self, slot: Slot, member: int, tokens: Seq[int], *, outputs: int) -> None:
         """Decode `tokens` after what a member has in a slot, and put them on record."""
@@ -243,7 +248,7 @@ class Engine:
         for sequence in plan.ready:
             members = sequence.members
             own = [next(rows[member]) for member in members]
-            used, factors = self._drawn_from(own, members, sequence.factors, sequence.filter)
+            used, factors = self.drawn_from(own, members, sequence.factors, sequence.filter)
             token = sequence.sampler.sample(used, factors)
             if sequence.sampler.logprobs is not None:
                 sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
@@ -254,10 +259,10 @@ class Engine:
             if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
                 sequence.finish_reason = "length"
 
-    def _drawn_from(
+    def drawn_from(
         self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter
     ) -> tuple[kernels.Rows, NDArray[np.float64]]:
-        """As `_filtered`, with what is never sampled ruled out."""
+        """What a token is chosen from, as `_filtered`; what is never sampled is ruled out, in rows[0] itself too."""
         never = self.ensemble.never_sampled
         # One member ruling a token out rules it out of the blend; llama.cpp does not read these rows again.
         rows[0][never] = -np.inf

@@ -241,11 +241,11 @@ def test_logits_after_given_ids_leave_a_running_sequence_alone_and_decode_only_w
     engine.add(running)
     engine.step()
     engine.ensemble.take_counts()
-    first = [row.copy() for row in engine.logits_after(PROMPT, [0, 2])]
+    first = [row.copy() for row in engine.logits_after({0: PROMPT, 2: PROMPT})]
     assert engine.ensemble.take_counts() == [len(PROMPT), 0, len(PROMPT)]
-    engine.logits_after([*PROMPT[:20], 7, 8], [0])
+    engine.logits_after({0: [*PROMPT[:20], 7, 8]})
     assert engine.ensemble.take_counts() == [2, 0, 0]
-    for row, expected in zip(first, alone.logits_after(PROMPT, [0, 2]), strict=True):
+    for row, expected in zip(first, alone.logits_after({0: PROMPT, 2: PROMPT}), strict=True):
         np.testing.assert_allclose(row, expected, atol=1e-2)
     while running.finish_reason is None:
         engine.step()
@@ -256,4 +256,4 @@ def test_logits_after_given_ids_need_a_free_sequence(make):
     engine = make()
     engine.add(sequence(engine))
     with pytest.raises(EFTError, match="all 1 sequences are in use"):
-        engine.logits_after(PROMPT, [0])
+        engine.logits_after({0: PROMPT})
