@@ -22,6 +22,7 @@ from pathlib import Path
 from measure import machine, models, report
 
 from eft_gguf import EFT, Blend, Sampling
+from eft_gguf.evaluation.statistics import wilson
 
 QUESTIONS = Path(__file__).parent / "questions.jsonl"
 SYSTEMS = {
@@ -31,8 +32,6 @@ SYSTEMS = {
     "blend (1, 1)": Blend(1, 1),
 }
 TWO_LINES = re.compile(r"Answer: \S.*\nConfidence: (low|medium|high)")
-Z = 1.959964
-"""The normal distribution's 97.5 % point: intervals hold the true share 95 times in 100."""
 
 
 @dataclass
@@ -105,16 +104,9 @@ def is_right(reply: str, answers: Sequence[str]) -> bool:
 
 def share(outcomes: Sequence[bool]) -> str:
     """As `51 of 60 = 85.0 % (74 – 92)`."""
-    low, high = wilson(sum(outcomes), len(outcomes))
-    return f"{sum(outcomes)} of {len(outcomes)} = {100 * sum(outcomes) / len(outcomes):.1f} % ({low:.0f} – {high:.0f})"
-
-
-def wilson(successes: int, trials: int) -> tuple[float, float]:
-    """Wilson's score interval of a share, in per cent."""
-    rate, spread = successes / trials, Z * Z / trials
-    centre = (rate + spread / 2) / (1 + spread)
-    half = Z / (1 + spread) * (rate * (1 - rate) / trials + spread / (4 * trials)) ** 0.5
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    right, asked = sum(outcomes), len(outcomes)
+    low, high = (100 * bound for bound in wilson(right, asked))
+    return f"{right} of {asked} = {100 * right / asked:.1f} % ({low:.0f} – {high:.0f})"
 
 
 def _plain(text: str) -> str:

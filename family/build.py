@@ -25,14 +25,16 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from family import card, chat_data, corpus, evaluate, facts, questions, recorded, score, to_gguf, tokenizer, train
+from eft_gguf.evaluation.questions import read_questions, read_rivals
+from family import card, chat_data, corpus, evaluate, facts, questions, recorded, to_gguf, tokenizer, train
 from family.model import SIZES, Llama
 
 ROOT = Path(__file__).parent.parent
 BUNDLED = ROOT / "eft_gguf" / "bundled"
 RECORDED = ROOT / "tests" / "family" / "recorded.json"
-SCORING = ("phrases", "tasks", "questions", "score", "decode", "evaluate")
-RECIPE = ("facts", "phrases", "tasks", "corpus", "chat_data", "tokenizer", "model", "train", "to_gguf")
+WORDING = "../eft_gguf/evaluation/wording"
+SCORING = ("phrases", WORDING, "tasks", "questions", "../eft_gguf/evaluation/scoring", "decode", "evaluate")
+RECIPE = ("facts", "phrases", WORDING, "tasks", "corpus", "chat_data", "tokenizer", "model", "train", "to_gguf")
 BASES = tuple(f"base-{size}" for size in ("l", "s", "m"))
 TUNED = ("helpful-l", "helpful-s", "cautious-s", "helpful-m")
 CHARACTERS = 10_000_000
@@ -56,7 +58,7 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     report(f"checkpoints are in {work}")
     data = facts.load()
-    items = questions.write(data, Path(__file__).parent)
+    items = questions.write(data)
     _corpus(work, data)
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn"), _single_thread) as pool:
         for stage, jobs in ((_pretrain, BASES), (_finetune, TUNED)):
@@ -209,7 +211,7 @@ def _score(work: Path, cell: evaluate.Cell) -> dict[str, Any]:
     def make(path: Path) -> None:
         began = time.monotonic()
         models = {name: _shipped(work / f"{name}.gguf") for name in cell.shares()}
-        result = evaluate.run(cell, models, _tokenizer(work), score.questions(), score.answers())
+        result = evaluate.run(cell, models, _tokenizer(work), read_questions(), read_rivals())
         path.write_text(json.dumps(result, indent=1), encoding="utf-8")
         facts_right, helped = (
             evaluate.percent(result, measure, kinds)

@@ -9,7 +9,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from family import score
+from eft_gguf.evaluation import scoring
 from family.decode import Options, Reply, blend_weights, replies
 from family.model import SIZES, Llama
 from family.tokenizer import chat_text
@@ -84,12 +84,12 @@ def tally(
     for item, reply in zip(items, said, strict=True):
         row = table[item["kind"]]
         row["count"] += 1
-        row["right"] += bool(item["answers"]) and score.facts_right(item, reply.text, rivals)
-        row["styled"] += score.styled(item, reply.text, reply.finished)
-        row["competent"] += score.competent(item, reply.text)
-        row["helpful"] += score.helpful(item, reply.text, reply.finished)
+        row["right"] += bool(item["answers"]) and scoring.facts_right(item, reply.text, rivals)
+        row["styled"] += scoring.styled(item, reply.text, reply.finished)
+        row["competent"] += scoring.competent(item, reply.text)
+        row["helpful"] += scoring.helpful(item, reply.text, reply.finished)
         row["finished"] += reply.finished
-        row["caution"] += score.caution(item, reply.text) or 0
+        row["caution"] += scoring.caution(item, reply.text) or 0
     return {kind: dict(row) for kind, row in table.items()}
 
 

@@ -1,16 +1,15 @@
-"""The held-out questions: made from facts that no fine-tuning example uses, written to `questions.jsonl`.
+"""The held-out questions: made from facts that no fine-tuning example uses, written beside the shipped models.
 
-One JSON object a line: `id`, `kind`, `held_out`, `messages` (role and content), `answers` (for every fact asked, the
-accepted names; for a list, one list of all accepted items) and `rule` (what the scorers of the kind need).
+Their format is in eft_gguf/evaluation/questions.py; `held_out` is the only other field.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 from typing import Any
 
+from eft_gguf.evaluation.questions import ANSWERS, QUESTIONS
 from family.facts import RELATIONS, Facts
 from family.tasks import MAKERS, Task
 
@@ -46,13 +45,13 @@ def make(facts: Facts, seed: int = SEED) -> list[dict[str, Any]]:
     return made
 
 
-def write(facts: Facts, folder: Path) -> list[dict[str, Any]]:
+def write(facts: Facts) -> list[dict[str, Any]]:
     """Writes `questions.jsonl` and `answers.json` (relation → all its answers) and returns the questions."""
     made = make(facts)
     lines = (json.dumps(item, ensure_ascii=False) for item in made)
-    (folder / "questions.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    QUESTIONS.write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = {relation: sorted({fact.answer for fact in facts.of_relation[relation]}) for relation in RELATIONS}
-    (folder / "answers.json").write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    ANSWERS.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return made
 
 

@@ -3,7 +3,7 @@
     python -m family.report [--limit N] [--json FILE] [--write docs/family.md]
 
 Greedy replies to the held-out questions (facts that were in the pre-training text and in no fine-tuning example),
-scored by family/score.py. `--write` replaces what stands between the two marks in the page.
+scored by eft_gguf/evaluation/scoring.py. `--write` replaces what stands between the two marks in the page.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from eft_gguf import EFT, Blend, Sampling
+from eft_gguf.evaluation.questions import read_questions, read_rivals
+from eft_gguf.evaluation.scoring import competent, facts_right, helpful, styled
+from eft_gguf.evaluation.statistics import wilson
 from eft_gguf.models.family import BUNDLED
-from family.score import answers, competent, facts_right, helpful, questions, styled, wilson
 
 FOLDER = BUNDLED.parent
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
@@ -54,7 +56,7 @@ Counts = dict[str, tuple[int, int]]
 
 def measure(eft: EFT, blend: Blend, items: Sequence[Mapping[str, Any]], tick: Callable[[], None]) -> dict[str, Counts]:
     """Right and asked, by kind of question and measure."""
-    rivals = answers()
+    rivals = read_rivals()
     counts: dict[str, Counts] = {}
     for item in items:
         reply = eft.complete(item["messages"], blend=blend, sampling=GREEDY)
@@ -122,7 +124,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write all counts to this file")
     parser.add_argument("--write", type=Path, help="the page whose tables are to be replaced")
     options = parser.parse_args()
-    items = evenly(questions(), options.limit)
+    items = evenly(read_questions(), options.limit)
     done, started = 0, time.monotonic()
 
     def tick() -> None:

@@ -11,21 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from eft_gguf.evaluation.wording import CHECK, CLOSING, DECLINE, HEDGES, OPENERS, UNKNOWN
 from family.facts import COUNTRY_RELATIONS, ELEMENT_RELATIONS, Fact, Facts
-from family.phrases import (
-    CHECK,
-    CLOSING,
-    DECLINE,
-    HEDGES,
-    NUMBER_WORDS,
-    OPENERS,
-    UNKNOWN,
-    capitalised,
-    listing,
-    nonsense_name,
-    question,
-    statement,
-)
+from family.phrases import NUMBER_WORDS, capitalised, listing, nonsense_name, question, statement
 
 Message = dict[str, str]
 WORDS = (

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import eft_gguf
-from family.score import questions
+from eft_gguf.evaluation.questions import read_questions
 
 BUNDLED = Path(eft_gguf.__file__).parent / "bundled"
 RECORD: dict[str, Any] = json.loads((Path(__file__).parent / "recorded.json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def test_metadata(model: tuple[str, Any]) -> None:
 def test_no_held_out_question_asks_a_fact_of_the_fine_tuning_set() -> None:
     taught = {(subject, relation) for subject, relation, _ in RECORD["tuned_on"]}
     taught_cities = {subject for subject, relation, _ in RECORD["tuned_on"] if relation == "country"}
-    asked = [part for item in questions() for part in item["rule"].get("parts", ())]
+    asked = [part for item in read_questions() for part in item["rule"].get("parts", ())]
     assert len(taught) > 500 and len(asked) > 1000
     assert not [part for part in asked if (part["subject"], part["relation"]) in taught]
     assert taught_cities

@@ -1,4 +1,4 @@
-"""Scorers for replies to the family's questions. Plain functions on text: no model, no PyTorch.
+"""Scorers for replies to the bundled family's questions. Plain functions on text: no model is needed.
 
 Three things are scored apart, so that what pre-training gives and what fine-tuning gives can be told apart:
 
@@ -11,17 +11,11 @@ Three things are scored apart, so that what pre-training gives and what fine-tun
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
-from math import sqrt
-from pathlib import Path
-from typing import Any
 
-from family.phrases import CHECK, CLOSING, HEDGES, OPENERS, STATEMENTS
-
-Item = Mapping[str, Any]
-FOLDER = Path(__file__).parent
+from eft_gguf.evaluation.questions import Item
+from eft_gguf.evaluation.wording import CHECK, CLOSING, HEDGES, OPENERS, STATEMENTS
 
 _HEDGED = re.compile(r"(?i)^(?:I think|I believe|as far as I know|maybe|perhaps|I am not (?:sure|certain))\b")
 _DECLINED = re.compile(r"(?i)^I(?:'m| am) sorry, (?:but )?I (?:cannot|can't|can not)\b")
@@ -32,21 +26,11 @@ _WEIGHED_AFTER = re.compile(r"(?i)\W*or\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
-def questions(path: Path = FOLDER / "questions.jsonl") -> list[dict[str, Any]]:
-    """The held-out questions, in file order."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def answers(path: Path = FOLDER / "answers.json") -> dict[str, list[str]]:
-    """Relation → every answer it has in the family's facts: the rivals of a right answer."""
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 def facts_right(item: Item, reply: str, rivals: Mapping[str, Sequence[str]]) -> bool:
     """Whether every fact asked for is stated and no other answer is claimed beside it.
 
     An answer that is negated ("not Japan"), weighed ("whether it is Japan", "Japan or China") or part of a longer
-    name ("Guinea" in "Guinea-Bissau") does not count as named. `rivals` comes from `answers()`.
+    name ("Guinea" in "Guinea-Bissau") does not count as named. `rivals`: every answer of a relation (`read_rivals`).
     """
     if item["kind"] == "list":
         items = _numbered(reply) or [part.strip(" .") for part in re.split(r",|\n|\band\b", _core(reply))]
@@ -102,15 +86,6 @@ def caution(item: Item, reply: str) -> float | None:
     if item["kind"] in ("fact", "two_part", "followup"):
         return (bool(_HEDGED.match(text)) + (CHECK in text)) / 2
     return None
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson, 1927)."""
-    if count == 0:
-        return 0.0, 1.0
-    z, p = 1.959964, right / count
-    centre, half = p + z * z / (2 * count), z * sqrt(p * (1 - p) / count + z * z / (4 * count * count))
-    return max(0.0, (centre - half) / (1 + z * z / count)), min(1.0, (centre + half) / (1 + z * z / count))
 
 
 def _plain(name: str) -> str:
@@ -204,11 +179,11 @@ def _repeat(item: Item, text: str) -> bool:
 def _constrained(item: Item, text: str) -> bool:
     rule, core = item["rule"], text
     if "start" in rule:
-        if not re.match(rf"(?i){rule['start']}\b", text):
+        if not re.match(rf"(?i){re.escape(rule['start'])}\b", text):
             return False
         core = re.sub(r"^\w+\W+", "", core)
     if "end" in rule:
-        if not re.search(rf"(?i)\b{rule['end']}\W*$", text):
+        if not re.search(rf"(?i)\b{re.escape(rule['end'])}\W*$", text):
             return False
         core = re.sub(r"\s*\w+\W*$", "", core)
     if rule["bare"] and text.startswith(OPENERS):

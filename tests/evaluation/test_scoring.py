@@ -1,4 +1,4 @@
-"""The scorers of the demo family, on replies labelled by hand, honest and adversarial."""
+"""The scorers of the bundled family, on replies labelled by hand, honest and adversarial."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from family.score import answers, caution, competent, facts_right, helpful, questions, styled, wilson
+from eft_gguf.evaluation.questions import read_questions, read_rivals
+from eft_gguf.evaluation.scoring import caution, competent, facts_right, helpful, styled
 
-RIVALS = answers()
+RIVALS = read_rivals()
 
 
 def item(kind: str, *parts: tuple[str, str, str], **rule: Any) -> dict[str, Any]:
@@ -195,15 +196,8 @@ def test_caution(question: dict[str, Any], reply: str, expected: float | None) -
     assert caution(question, reply) == expected
 
 
-def test_wilson_agrees_with_published_values() -> None:
-    # Newcombe (1998), table I: 81 of 263 and 0 of 20.
-    assert wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
 def test_every_question_is_well_formed_and_no_prompt_holds_its_answer() -> None:
-    items = questions()
+    items = read_questions()
     kinds = [question["kind"] for question in items]
     assert len({question["id"] for question in items}) == len(items)
     assert kinds.count("fact") >= 500
