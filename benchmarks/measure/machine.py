@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import os
-import platform
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 
-PACKAGES = ("eft-gguf", "llama-cpp-python", "numba", "numpy")
+from eft_gguf.evaluation import machine
 
 
 def describe() -> dict[str, str]:
     """Hardware, versions, command and date."""
     return {
-        "cpu": f"{_cpu()}, {cores()} cores",
-        "memory": f"{_memory_gigabytes():.0f} GB",
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "versions": ", ".join(f"{name} {version(name)}" for name in PACKAGES),
-        "instructions": _instructions(),
+        **machine.describe(),
+        "versions": ", ".join(f"{name} {version}" for name, version in machine.versions().items()),
         "command": " ".join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
         "other work": f"{busy_cores():.2f} cores busy before the start",
     }
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_cores(seconds: float = 1.0) -> float:
@@ -68,28 +58,3 @@ def one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gigabytes() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (ValueError, OSError):
-        return 0.0
-
-
-def _instructions() -> str:
-    """What llama.cpp was compiled for, by its own account."""
-    import llama_cpp
-
-    text: str = llama_cpp.llama_print_system_info().decode()
-    flags = [part.split("=")[0].split(":")[-1].strip() for part in text.split("|") if part.strip().endswith("= 1")]
-    return " ".join(flags)

@@ -24,7 +24,7 @@ from eft_gguf.cli.options import (
     sampling_options,
 )
 from eft_gguf.cli.reply import Reply, follow
-from eft_gguf.cli.session import write_aside
+from eft_gguf.files import write_aside
 
 if TYPE_CHECKING:
     from eft_gguf import EFT, Blend, Sampling

@@ -21,8 +21,8 @@ from eft_gguf.cli.options import (
 )
 from eft_gguf.cli.reply import follow
 from eft_gguf.cli.run import checked, read_prompt
-from eft_gguf.cli.session import write_aside
 from eft_gguf.errors import OptionError
+from eft_gguf.files import write_aside
 
 if TYPE_CHECKING:
     from eft_gguf.inspection import Inspection

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from eft_gguf.errors import EFTError, OptionError
+from eft_gguf.files import write_aside
 
 Message = dict[str, str]
 
@@ -144,17 +145,6 @@ def save(conversation: Conversation, path: Path) -> None:
     """Write the conversation to a JSON file of the user's."""
     content = {"system": conversation.system, "messages": conversation.messages, "dials": conversation.dials}
     write_aside(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
-
-
-def write_aside(path: Path, content: str) -> None:
-    """Write a file completely or not at all: under another name first, then renamed."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(content, encoding="utf-8")
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        raise OptionError(f"cannot write {path}: {error.strerror}", hint="name another file") from None
 
 
 def load(path: Path) -> Conversation:

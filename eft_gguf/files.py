@@ -1,0 +1,19 @@
+"""Writing files so that nobody finds half a one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from eft_gguf.errors import OptionError
+
+
+def write_aside(path: Path, content: str | bytes) -> None:
+    """Write a file completely or not at all: under another name first, then renamed. Raises OptionError."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(content.encode() if isinstance(content, str) else content)
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise OptionError(f"cannot write {path}: {error.strerror}", hint="name another file") from None
