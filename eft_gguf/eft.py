@@ -22,11 +22,11 @@ from eft_gguf.engine.sampler import Alternatives, Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
-from eft_gguf.engine.threads import default_threads
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.chat import render
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import Family, family_from_references, load_family, read_family
+from eft_gguf.models.memory import require_kv_type
 from eft_gguf.models.metadata import GGUFMetadata
 
 Messages = Seq[Mapping[str, str]]
@@ -89,10 +89,15 @@ class EFT:
         batch: int = 128,
         threads: int | None = None,
         gpu_layers: int = -1,
+        device: Asked | None = None,
+        flash_attn: str = "auto",
+        kv_type: str = "f16",
+        repack: bool = False,
         sequences: int = 1,
         progress: Callable[[str], None] | None = None,
     ) -> None:
-        for name, value in {"ctx": ctx, "batch": batch, "threads": threads, "sequences": sequences}.items():
+        hardware = Hardware(threads, gpu_layers, device, flash_attn, kv_type, repack)
+        for name, value in {"ctx": ctx, "batch": batch, "sequences": sequences}.items():
             if value is not None and value < 1:
                 raise OptionError(f"{name} must be 1 or more, not {value}", hint="leave it out for the default")
         if sequences > batch:
@@ -103,13 +108,13 @@ class EFT:
         base, untuned, tuned = read_family(family)
         self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
         self.ctx = context_length(ctx or family.ctx, (base, untuned, *tuned.values()))
+        require_kv_type(kv_type, (base, untuned, *tuned.values()))
         self._ensemble = Ensemble(
             family.members,
             ctx=self.ctx,
             batch=batch,
             sequences=sequences,
-            threads=threads or default_threads(reference.path for reference in family.members.values()),
-            gpu_layers=gpu_layers,
+            hardware=hardware,
             progress=progress or (lambda line: None),
         )
         self._engine = Engine(self._ensemble)
@@ -130,8 +135,9 @@ class EFT:
         """Load a family: a TOML file, or base, untuned and tuned; without either, the bundled one.
 
         tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references.
-        options: ctx (tokens of context), batch (tokens a decode), threads, gpu_layers (−1 all, 0 none), sequences (at
-        a time), progress (called with lines of text while loading).
+        options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), progress (called with lines
+        of text while loading); of the machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU",
+        or by member: {"base": "MTL0"}), flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
 
         Raises OptionError, ModelFileError, CompatibilityError, ContextError or LoadError, each with a hint.
         """

@@ -26,6 +26,7 @@ from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.eft import context_length
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble, special_tokens
+from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.compatibility import require
@@ -80,8 +81,7 @@ class EFTProcessor:
             ctx=self.ctx,
             batch=batch,
             sequences=1,
-            threads=threads or llama.n_threads,
-            gpu_layers=gpu_layers,
+            hardware=Hardware(threads or llama.n_threads, gpu_layers),
             progress=progress or (lambda line: None),
         )
         try:

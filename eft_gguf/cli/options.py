@@ -80,6 +80,21 @@ MODELS: dict[str, Decorator] = {
     "gpu_layers": click.option(
         "--gpu-layers", type=int, metavar="N", help="Layers on the GPU; -1 is all.  [default: -1]"
     ),
+    "device": click.option(
+        "--device",
+        metavar="[MODEL=]NAME",
+        multiple=True,
+        help="Where models are computed: CPU, or a GPU by llama.cpp's name; base=NAME for one.  [default: all]",
+    ),
+    "flash_attn": click.option(
+        "--flash-attn", metavar="auto|on|off", help="Flash attention.  [default: where the device has it]"
+    ),
+    "kv_type": click.option(
+        "--kv-type", metavar="TYPE", help="How the KV cache is kept: f16, q8_0, q4_0 …  [default: f16]"
+    ),
+    "repack": click.option(
+        "--repack", is_flag=True, default=None, help="Copy weights into an order that suits the processor."
+    ),
 }
 
 DIALS: dict[str, Decorator] = {

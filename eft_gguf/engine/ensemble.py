@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_gguf.engine.devices import place, queueing_order
+from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Adapter, Context, Model
+from eft_gguf.engine.threads import default_threads
 from eft_gguf.models.metadata import CONTROL, UNKNOWN, UNUSED, read_metadata
 from eft_gguf.models.references import Reference
 
@@ -37,9 +40,10 @@ class Ensemble:
     """The members, references by name, in the order of the equation's factors: base, untuned, then the traits.
 
     ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
-    progress: called with a line of text before each file is loaded.
+    progress: called with a line of text before each file is loaded.  `order` is the one in which members are best
+    decoded: those on a GPU, which takes a decode into its queue, before those that the CPU computes beside it.
 
-    Raises LoadError.
+    Raises OptionError for a device that is not there, LoadError.
     """
 
     def __init__(
@@ -49,23 +53,28 @@ class Ensemble:
         ctx: int,
         batch: int,
         sequences: int,
-        threads: int,
-        gpu_layers: int,
+        hardware: Hardware,
         progress: Callable[[str], None],
     ) -> None:
         self.names = tuple(members)
         self.ctx, self.batch, self.sequences = ctx, batch, sequences
-        self._models: dict[Path, Model] = {}
+        placed = place(hardware.device, self.names, [name for name, member in members.items() if member.adapter])
+        self.order = queueing_order([placed[name] for name in self.names])
+        threads = hardware.threads or default_threads(reference.path for reference in members.values())
+        self._models: dict[object, Model] = {}
         self._adapters: list[Adapter] = []
         self._contexts: list[Context] = []
         try:
             for name, reference in members.items():
                 adapter = None
                 weights = members["untuned"].path if reference.adapter else reference.path
-                if weights not in self._models:
+                key = weights, placed[name]
+                if key not in self._models:
                     progress(f"loading {name}: {weights.name}")
-                    self._models[weights] = Model(weights, gpu_layers=gpu_layers)
-                model = self._models[weights]
+                    self._models[key] = Model(
+                        weights, gpu_layers=hardware.gpu_layers, devices=placed[name], repack=hardware.repack
+                    )
+                model = self._models[key]
                 if reference.adapter:
                     progress(f"loading {name}: adapter {reference.path.name}")
                     adapter = Adapter(model, reference.path, scale=reference.scale)
@@ -79,6 +88,8 @@ class Ensemble:
                         outputs=self.outputs,
                         threads=threads,
                         adapter=adapter,
+                        flash_attn=hardware.flash_attn,
+                        kv_type=hardware.kv_type,
                     )
                 )
         except BaseException:
@@ -95,7 +106,7 @@ class Ensemble:
 
     @property
     def models(self) -> tuple[Model, ...]:
-        """The loaded files, each once."""
+        """The loaded weights: each file once on the same devices."""
         return tuple(self._models.values())
 
     @property

@@ -1,4 +1,4 @@
-"""llama.cpp's models: Model, Adapter, Context, Batch. Only this file and chain.py touch its C functions.
+"""llama.cpp's models: Model, Adapter, Context, Batch. Only this file, chain.py and devices.py touch its C functions.
 
 Each owns one thing of llama.cpp and frees it in `close`; contexts are to be closed before adapters and models.
 llama.cpp aborts the whole process where a caller exceeds a size it was given, so every size is checked here first.
@@ -16,8 +16,11 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_gguf.engine.devices import CPU, Device
+from eft_gguf.engine.hardware import FLASH_ATTENTION
 from eft_gguf.engine.mapping import unmap_until_used
 from eft_gguf.errors import ContextError, DecodeError, LoadError
+from eft_gguf.models.memory import KV_TYPES, PLAIN_KV_TYPES
 
 _KEEP_LOG_LINES = 40
 _log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)
@@ -36,20 +39,37 @@ lib.llama_backend_init()
 
 def _reason() -> str:
     """The last lines of llama.cpp's log that tell of a failure, as one line."""
-    telling = [line.strip() for line in "".join(_log).splitlines() if "rror" in line or "fail" in line]
+    signs = ("rror", "fail", "require", "not support")
+    telling = [line.strip() for line in "".join(_log).splitlines() if any(sign in line for sign in signs)]
     return telling[0].split(": ", 1)[-1] if telling else "llama.cpp gave no reason"
 
 
 class Model:
-    """The weights and vocabulary of one GGUF file, or its vocabulary alone. Raises LoadError."""
+    """The weights and vocabulary of one GGUF file, or its vocabulary alone. Raises LoadError.
 
-    def __init__(self, path: Path, *, gpu_layers: int = -1, vocab_only: bool = False) -> None:
+    devices: where it may be computed beside the CPU, None for wherever llama.cpp can.  repack: see Hardware.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        gpu_layers: int = -1,
+        devices: Sequence[Device] | None = None,
+        repack: bool = False,
+        vocab_only: bool = False,
+    ) -> None:
         params = lib.llama_model_default_params()
         params.n_gpu_layers = gpu_layers
         params.vocab_only = vocab_only
+        if devices is not None:
+            # The list ends with a null, and the CPU is not for it: an empty list leaves a model to the CPU.
+            pointers = [device.pointer for device in devices if device.kind != CPU]
+            listed = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
+            params.devices = ctypes.cast(listed, ctypes.c_void_p)
         # Repacked weights are a copy in this process's own memory. They take two to three times as long to load, for
         # decodes up to 9 % faster and prompts up to 18 % slower (benchmarks/defaults.py, 2 cores with AVX2).
-        params.use_extra_bufts = False
+        params.use_extra_bufts = repack
         _log.clear()
         self.path = path
         self._model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -188,7 +208,7 @@ class Context:
     """A model's working state: KV cache, compute buffers and the logits of the last decode. Raises LoadError.
 
     ctx: tokens that each of `sequences` sequences can hold.  batch: tokens a decode, at most.  outputs: rows of
-    logits a decode, at most (they cost n_vocab × 4 bytes each).
+    logits a decode, at most (they cost n_vocab × 4 bytes each).  flash_attn, kv_type: see Hardware.
     """
 
     def __init__(
@@ -201,6 +221,8 @@ class Context:
         outputs: int,
         threads: int,
         adapter: Adapter | None = None,
+        flash_attn: str = "auto",
+        kv_type: str = "f16",
     ) -> None:
         params = lib.llama_context_default_params()
         # One cache for all sequences: each may grow to `ctx` without being cut to a fixed share.
@@ -210,6 +232,8 @@ class Context:
         params.n_batch = params.n_ubatch = batch
         params.n_outputs_max = outputs
         params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type = FLASH_ATTENTION[flash_attn]
+        params.type_k = params.type_v = KV_TYPES[kv_type]
         params.no_perf = True
         _log.clear()
         self.model = model
@@ -219,7 +243,8 @@ class Context:
         if not self._context:
             raise LoadError(
                 f"{model.path}: llama.cpp could not make a context of {ctx * sequences} tokens: {_reason()}",
-                hint="pass a smaller --ctx, or free some memory",
+                hint="pass a smaller --ctx, or free some memory"
+                + ("" if kv_type in PLAIN_KV_TYPES else ", or --kv-type f16"),
             )
         self._memory = lib.llama_get_memory(self._context)
         if adapter is not None:

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from eft_gguf.engine.threads import SMALL, default_threads
+from eft_gguf.engine import threads
+from eft_gguf.engine.threads import SMALL, default_threads, usable_cores
 
 
 def test_tiny_models_get_one_thread_and_others_the_cores(tmp_path):
@@ -12,9 +13,35 @@ def test_tiny_models_get_one_thread_and_others_the_cores(tmp_path):
     small.write_bytes(b"x")
     with large.open("wb") as file:
         file.truncate(SMALL)  # sparse: it takes up no room
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert default_threads([small]) == 1
-    assert default_threads([small, large]) == cores
+    assert default_threads([small, large]) == usable_cores() <= os.cpu_count()
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="there it is the fast cores that count")
+@pytest.mark.parametrize(
+    ("siblings", "quota", "cores"),
+    [
+        (["0", "1", "2", "3"], None, 4),
+        (["0,2", "1,3", "0,2", "1,3"], None, 2),  # four processors on two cores
+        (["0", "1", "2", "3"], "max 100000", 4),
+        (["0", "1", "2", "3"], "250000 100000", 2),
+        (["0", "1", "2", "3"], "50000 100000", 1),
+        (None, None, 4),
+    ],
+)
+def test_neither_second_threads_of_a_core_nor_what_a_quota_forbids_are_counted(
+    siblings, quota, cores, tmp_path, monkeypatch
+):
+    for number, text in enumerate(siblings or []):
+        file = tmp_path / f"cpu{number}" / "topology" / "thread_siblings_list"
+        file.parent.mkdir(parents=True)
+        file.write_text(text + "\n")
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+    monkeypatch.setattr(threads, "CPUS", tmp_path)
+    monkeypatch.setattr(threads, "QUOTA", tmp_path / "cpu.max")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
+    assert usable_cores() == cores
 
 
 @pytest.mark.parametrize(
