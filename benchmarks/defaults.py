@@ -24,6 +24,7 @@ from measure.memory_stages import look
 from measure.report import Spread, Table, publish
 
 from eft_gguf.engine.llama import Context, Model
+from eft_gguf.engine.threads import usable_cores
 
 BATCHES = (64, 128, 256, 512)
 PROMPT = 512
@@ -53,7 +54,7 @@ def main() -> int:
     family = models.chosen_family(arguments)
     machine.warn_if_busy()
     about = machine.describe()
-    threads = arguments.threads or machine.cores()
+    threads = arguments.threads or usable_cores()
     paths = list(dict.fromkeys([family.base.path, family.untuned.path]))
     batches = measure_batches(family.base.path, threads, arguments.rounds)
     repacking = {path.name: measure_repacking(path, threads, arguments.rounds) for path in paths}

@@ -14,9 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend, coefficients
+from eft_gguf.engine.devices import Asked
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
+from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sampler import Alternatives, Sampler
 from eft_gguf.engine.sampling import Sampling
@@ -112,7 +114,7 @@ class EFT:
         self._ensemble = Ensemble(
             family.members,
             ctx=self.ctx,
-            batch=batch,
+            batch=min(batch, self.ctx * sequences),
             sequences=sequences,
             hardware=hardware,
             progress=progress or (lambda line: None),

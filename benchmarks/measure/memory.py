@@ -8,14 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from eft_gguf.eft import DEFAULT_CTX
+from eft_gguf.eft import context_length
 from eft_gguf.models.family import Family, read_family
-from eft_gguf.models.metadata import GGUFMetadata
+from eft_gguf.models.memory import needed
 from measure.report import Table, verdict
 
 ALLOWANCE = 200_000_000
-KV_BYTES = 2
-"""Bytes of a cached number: float16."""
 
 
 @dataclass(frozen=True)
@@ -72,32 +70,11 @@ def measure_memory(family: Family, threads: int | None) -> Memory:
     command = [sys.executable, str(script), str(family.path or ""), *references, str(threads or 0)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     stages: dict[str, dict[str, int]] = json.loads(done.stdout)
-    paths = {family.base.path, family.untuned.path, *(trait.model.path for trait in family.tuned)}
-    return Memory(
-        files=sum(path.stat().st_size for path in paths),
-        kv=kv_bytes(family),
-        peak=max(stage["peak"] for stage in stages.values()),
-        stages=stages,
-    )
-
-
-def kv_bytes(family: Family) -> int:
-    """The KV caches of all members, from the models' shapes: each has a context of its own."""
     base, untuned, tuned = read_family(family)
-    models = [base, untuned, *(untuned if model.kind == "adapter" else model for model in tuned.values())]
-    ctx = family.ctx or min([DEFAULT_CTX, *(model.ctx_train for model in models if model.ctx_train)])
-    # llama.cpp rounds a context up to a multiple of 256.
-    return sum(_kv_bytes_per_token(model) for model in models) * (-(-ctx // 256) * 256)
-
-
-def _kv_bytes_per_token(model: GGUFMetadata) -> int:
-    def field(key: str) -> int | None:
-        return model.fields.get(f"{model.architecture}.{key}")
-
-    heads = field("attention.head_count") or 1
-    width = (field("embedding_length") or 0) // heads
-    keys, values = field("attention.key_length") or width, field("attention.value_length") or width
-    return (field("block_count") or 0) * (field("attention.head_count_kv") or heads) * (keys + values) * KV_BYTES
+    ctx = context_length(family.ctx, (base, untuned, *tuned.values()))
+    need = needed({"base": base, "untuned": untuned, **tuned}, ctx=ctx)
+    peak = max(stage["peak"] for stage in stages.values())
+    return Memory(files=need.files, kv=need.kv, peak=peak, stages=stages)
 
 
 def _mb(size: int) -> str:

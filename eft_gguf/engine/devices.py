@@ -24,7 +24,7 @@ Asked = str | Sequence[str] | Mapping[str, str]
 CPU, ACCELERATOR = 0, 3
 """llama.cpp's kinds of device. An accelerator (BLAS) works for the CPU and cannot be chosen."""
 
-BACKENDS = {"metal": "MTL"}
+BACKENDS = {"metal": "mtl"}
 """Names that people know, and what llama.cpp calls these backends."""
 
 
@@ -117,9 +117,9 @@ def _find(text: str, known: Sequence[Device]) -> tuple[Device, ...]:
     """The devices in a comma-separated list of names; a backend's name stands for all of its devices."""
     chosen: list[Device] = []
     for name in (part.strip() for part in text.split(",")):
-        name = BACKENDS.get(name.casefold(), name)
-        named = [device for device in known if device.name.casefold() == name.casefold()]
-        named = named or [device for device in known if device.backend.casefold() == name.casefold()]
+        wanted = BACKENDS.get(name.casefold(), name.casefold())
+        named = [device for device in known if device.name.casefold() == wanted]
+        named = named or [device for device in known if device.backend.casefold() == wanted]
         if not named:
             raise OptionError(
                 f"there is no device {name!r}; llama.cpp has here: {', '.join(map(str, known))}",

@@ -11,6 +11,9 @@ from eft_gguf.models.memory import KV_TYPES, PLAIN_KV_TYPES
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 """The choices, and llama.cpp's numbers for them. `auto` takes it wherever the device has it."""
 
+MOST_THREADS = 512
+"""What llama.cpp is built for. It ends the process over more than the system lets it start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
@@ -31,9 +34,10 @@ class Hardware:
     repack: bool = False
 
     def __post_init__(self) -> None:
-        if self.threads is not None and self.threads < 1:
-            raise OptionError(f"threads must be 1 or more, not {self.threads}", hint="leave it out for the default")
-        if self.gpu_layers < -1:
+        if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:
+            wrong = f"{MOST_THREADS} or less" if self.threads > 0 else "1 or more"
+            raise OptionError(f"threads must be {wrong}, not {self.threads}", hint="leave it out for the default")
+        if not -1 <= self.gpu_layers < 2**31:
             raise OptionError(f"gpu_layers must be −1 or more, not {self.gpu_layers}", hint="−1 puts all on the GPU")
         for name, value, choices in (
             ("flash_attn", self.flash_attn, FLASH_ATTENTION),

@@ -7,13 +7,15 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+from eft_gguf.engine.threads import usable_cores
+
 PACKAGES = ("eft-gguf", "llama-cpp-python", "numba", "numpy")
 
 
 def describe() -> dict[str, str]:
     """The hardware and the system, as lines for a reader."""
     return {
-        "cpu": f"{_cpu()}, {cores()} cores",
+        "cpu": f"{_cpu()}, {usable_cores()} cores",
         "memory": f"{_memory_gigabytes():.0f} GB",
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "instructions": _instructions(),
@@ -23,11 +25,6 @@ def describe() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """The version of each package that has part in a reply."""
     return {name: version(name) for name in PACKAGES}
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu() -> str:

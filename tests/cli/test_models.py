@@ -75,6 +75,12 @@ def test_continue_opens_the_same_models_from_another_folder(
         (["--ctx", "100000"], "100000"),
         (["--ctx", "0"], "ctx"),
         (["--ctx", "16"], "16"),
+        (["--device", "CUDA7"], "there is no device 'CUDA7'; llama.cpp has here:"),
+        (["--device", "large=CPU"], "large"),
+        (["--kv-type", "q8_0"], "q8_0 packs 32 numbers together"),
+        (["--kv-type", "q8_0", "--flash-attn", "off"], "q8_0 needs flash attention"),
+        (["--flash-attn", "maybe"], "flash_attn is 'maybe'"),
+        (["--threads", "100000"], "threads must be 512 or less"),
     ],
 )
 def test_bad_input(
@@ -88,6 +94,11 @@ def test_bad_input(
     first = outcome.err.splitlines()[0]
     assert first.startswith("error: ")
     assert message.format(folder=tmp_path) in first.replace(",", "")
+
+
+def test_a_batch_larger_than_the_context_takes_no_memory(command: Callable, references: list[str]) -> None:
+    outcome = command("run", "Hello", "--max-tokens", "2", "--batch", "2000000000", *references)
+    assert outcome.code == 0, outcome.err
 
 
 def test_models_of_different_vocabularies(command: Callable, tiny: TinyFiles, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from eft_gguf import ContextError, EFTError, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
+from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.models.family import family_from_references
@@ -39,8 +40,7 @@ def make(tiny):
                 ctx=ctx,
                 batch=batch,
                 sequences=sequences,
-                threads=1,
-                gpu_layers=0,
+                hardware=Hardware(threads=1, gpu_layers=0),
                 progress=lambda line: None,
             )
         )

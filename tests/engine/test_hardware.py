@@ -19,6 +19,8 @@ TEXT = "Once upon a time there was a lighthouse at the end of a long pier."
     ("setting", "message"),
     [
         ({"threads": 0}, "threads must be 1 or more, not 0"),
+        ({"threads": 513}, "threads must be 512 or less, not 513"),
+        ({"gpu_layers": 2**31}, "gpu_layers must be −1 or more"),
         ({"gpu_layers": -2}, "gpu_layers must be −1 or more, not -2"),
         ({"flash_attn": "yes"}, "flash_attn is 'yes'"),
         ({"kv_type": "q4_k"}, "kv_type is 'q4_k'"),
