@@ -19,6 +19,7 @@ from measure.sampling import TRIPLES, model_like_rows
 
 from eft_gguf import Filter
 from eft_gguf.blend import kernels
+from eft_gguf.blend.drawing_kernels import likeliest_of
 from eft_gguf.blend.equation import blend_logits, coefficients
 from eft_gguf.blend.filter import filtered_logits
 from eft_gguf.blend.filter_kernels import FilteredBlend
@@ -82,12 +83,11 @@ def measure_chains(triples: list[kernels.Rows], calls: int) -> dict[str, report.
     for name, add in CHAINS.items():
         chain, seconds = SamplerChain(), []
         add(chain)
-        chain.add_greedy()
         for call in range(calls):
             # The chain reorders the candidates, so each call gets them anew, outside the time taken.
             kernels.blend_candidates(triples[call % TRIPLES][:1], np.ones(1), candidates)
             started = time.perf_counter()
-            chain.choose(candidates)
+            likeliest_of(chain.keep(candidates))
             seconds.append(time.perf_counter() - started)
         chain.close()
         spreads[name] = report.Spread.of(seconds)

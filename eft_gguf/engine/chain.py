@@ -18,7 +18,10 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 
 
 class SamplerChain:
-    """llama.cpp's samplers in a row. They remember chosen tokens and their random state: each sequence has its own."""
+    """llama.cpp's samplers in a row: what they leave is the distribution that a token is drawn from.
+
+    Some remember chosen tokens, and XTC its random state: each sequence has its own.
+    """
 
     def __init__(self) -> None:
         self._array = lib.llama_token_data_array()
@@ -66,24 +69,18 @@ class SamplerChain:
         """Divide all logits by `temperature`."""
         self._add(lib.llama_sampler_init_temp(temperature))
 
-    def add_choice(self, seed: int) -> None:
-        """Draw from what is left, by a generator seeded with `seed`."""
-        self._add(lib.llama_sampler_init_dist(seed))
-
-    def add_greedy(self) -> None:
-        """Take the most likely token."""
-        self._add(lib.llama_sampler_init_greedy())
-
     def _add(self, sampler: object) -> None:
         if not sampler:
             raise OptionError("llama.cpp refused a sampling option")
         lib.llama_sampler_chain_add(self._chain, sampler)
 
-    def choose(self, candidates: NDArray[np.void]) -> int:
-        """Run the chain over `candidates` (dtype CANDIDATE), which it reorders, and return the chosen token."""
+    def keep(self, candidates: NDArray[np.void]) -> NDArray[np.void]:
+        """Run the chain over `candidates` (dtype CANDIDATE), which it reorders, and return those that it leaves."""
         _apply(self._chain, self._array, candidates)
-        # Not candidates[selected]: XTC moves the array's beginning past what it leaves out.
-        return int(self._array.data[self._array.selected].id)
+        # XTC moves the array's beginning past what it leaves out.
+        address = ctypes.cast(self._array.data, ctypes.c_void_p).value or 0
+        first = (address - candidates.ctypes.data) // candidates.itemsize
+        return candidates[first : first + self._array.size]
 
     def accept(self, token: int) -> None:
         """Tell the chain that `token` was taken."""

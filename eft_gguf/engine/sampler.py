@@ -1,4 +1,8 @@
-"""From blended logits to a token, for one sequence: greedy choice, llama.cpp's sampler chain, grammar."""
+"""From blended logits to a token, for one sequence: greedy choice, llama.cpp's sampler chain, grammar, drafts.
+
+llama.cpp's chain leaves the tokens that may be drawn and their logits; the draw itself is made here, for a draft is
+accepted by probabilities, not by a token. A random number goes by seed, position and purpose (randomness.py).
+"""
 
 from __future__ import annotations
 
@@ -9,15 +13,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend import kernels
+from eft_gguf.blend import drawing_kernels, kernels
 from eft_gguf.blend.equation import log_softmax
 from eft_gguf.engine.chain import Grammar, SamplerChain
 from eft_gguf.engine.llama import Model
+from eft_gguf.engine.randomness import Purpose, uniform
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import DecodeError, OptionError
 
 LAST_CHOICE = -1e9
 """A logit below any that a model gives, yet above −inf."""
+
+
+_ALONE = np.ones(1)
+"""The factor of a single row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,20 @@ class Alternatives:
     chosen: float
     tokens: list[int]
     log_probabilities: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A token proposed before the blend is known, and what it was drawn from: `ids`, each with its probability."""
+
+    token: int
+    ids: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+
+    @classmethod
+    def certain(cls, token: int) -> Draft:
+        """A token that nothing else could have come in place of."""
+        return cls(token, np.array([token], np.int32), np.ones(1, np.float32))
 
 
 class Sampler:
@@ -42,31 +65,64 @@ class Sampler:
         self._n_vocab = n_vocab
         unknown = next((token for token in sampling.logit_bias if token >= n_vocab), None)
         if unknown is not None:
-            raise OptionError(
-                f"logit_bias names token {unknown}, the vocabulary has {n_vocab:,}",
-                hint=f"token ids go from 0 to {n_vocab - 1}",
-            )
+            raise OptionError(f"logit_bias names token {unknown}, the vocabulary has {n_vocab:,}")
         gbnf = sampling.gbnf()
         self._grammar = None if gbnf is None else Grammar(model, gbnf)
+        self._greedy = sampling.temperature == 0
         self._chain = _chain(sampling, self.seed, model, n_vocab, prompt)
+        self._draft_chain: SamplerChain | None = None
+        self._sampling = sampling
         self._top_k = _leading_top_k(sampling)
-        self._candidates = np.zeros(n_vocab if self._chain or self._grammar else 0, kernels.CANDIDATE)
+        self._drawn = 0
+        self._room: _Room | None = None
 
     def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
         """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
-        token = self._draw(rows, factors, restricted=False)
-        # The whole vocabulary costs the grammar milliseconds, one token microseconds: so it is asked about the
-        # token that was drawn, and only where it refuses is one drawn from what it allows. The outcome has the
-        # distribution of a draw among the allowed tokens: p + (1 − a)·p/a = p/a for allowed mass a.
-        if self._grammar is not None and not self._grammar.allows(token):
-            token = self._draw(rows, factors, restricted=True)
-            if not self._grammar.allows(token):
-                raise DecodeError("logit_bias forbids all that the grammar allows", hint="give one of them up")
-        if self._grammar is not None:
-            self._grammar.accept(token)
-        if self._chain is not None:
-            self._chain.accept(token)
-        return token
+        return self._taken(self._draw(self._left(rows, factors), Purpose.TOKEN), rows, factors)
+
+    def check(self, draft: Draft, rows: kernels.Rows, factors: NDArray[np.float64]) -> tuple[int, float]:
+        """(token, overlap): the next token from the blend, which is the draft's as often as that can be.
+
+        Distributed as what `sample` gives, whatever the draft was drawn from; blend/drawing.py has the proof.
+        overlap: how likely the draft was to be taken, before it was drawn; 0 or 1 with a greedy choice or a grammar.
+        """
+        left = self._left(rows, factors)
+        overlap = 0.0
+        if self._greedy or isinstance(left, int):
+            token = self._draw(left, Purpose.TOKEN)
+        else:
+            token, _, overlap = drawing_kernels.verify(
+                *self._distribution(left),
+                draft.ids,
+                draft.probabilities,
+                draft.token,
+                uniform(self.seed, self._drawn, Purpose.ACCEPT),
+                uniform(self.seed, self._drawn, Purpose.TOKEN),
+                self._working_room().dense,
+            )
+        # The grammar comes after draft and blend were reconciled: it then sees a draw from the blend, as in `sample`.
+        token = self._taken(int(token), rows, factors)
+        return token, float(token == draft.token) if self._greedy or self._grammar else overlap
+
+    def draft(self, row: NDArray[np.float32], ahead: int) -> Draft:
+        """A token for the position `ahead` of the next one, drawn from one model's logits.
+
+        With the truncation and temperature of the reply, but without what looks back on it (penalties, DRY), draws for
+        itself (XTC) or must be told each token (grammar): any distribution that a draft comes from is made good for.
+        """
+        if self._greedy:
+            return Draft.certain(int(kernels.blend_argmax((row,), _ALONE, self._n_vocab)))
+        if self._draft_chain is None:
+            self._draft_chain = SamplerChain()
+            _add_truncation(self._draft_chain, self._sampling)
+        candidates = self._working_room().candidates
+        if self._sampling.top_k and not self._sampling.top_n_sigma:
+            candidates = candidates[: kernels.blend_top((row,), _ALONE, int(self._sampling.top_k), candidates)]
+        else:
+            kernels.blend_candidates((row,), _ALONE, candidates)
+        ids, probabilities = self._distribution(self._draft_chain.keep(candidates))
+        place = drawing_kernels.draw(probabilities, uniform(self.seed, self._drawn + ahead, Purpose.DRAFT))
+        return Draft(int(ids[place]), ids.copy(), probabilities.copy())
 
     def alternatives(self, rows: kernels.Rows, factors: NDArray[np.float64], token: int) -> Alternatives:
         """Log-probabilities of `token` and of the `logprobs` most likely tokens, likeliest first."""
@@ -80,28 +136,80 @@ class Sampler:
 
     def close(self) -> None:
         """Free the sampler chain and the grammar."""
-        for owned in (self._chain, self._grammar):
+        for owned in (self._chain, self._draft_chain, self._grammar):
             if owned is not None:
                 owned.close()
 
-    def _draw(self, rows: kernels.Rows, factors: NDArray[np.float64], *, restricted: bool) -> int:
-        if self._chain is None and not restricted:
-            return int(kernels.blend_argmax(rows, factors, self._n_vocab))
-        if self._chain is not None and self._top_k and not restricted:
-            count = kernels.blend_top(rows, factors, self._top_k, self._candidates)
-            return self._chain.choose(self._candidates[:count])
-        kernels.blend_candidates(rows, factors, self._candidates)
-        if restricted and self._grammar is not None:
-            # A filter or a bias may have ruled out all that the grammar allows. The grammar must be kept, so what is
-            # ruled out stays possible here, as a last choice.
-            logits = self._candidates["logit"]
-            logits[~np.isfinite(logits)] = LAST_CHOICE
-            self._grammar.restrict(self._candidates)
-            if not np.isfinite(logits).any():
-                raise DecodeError("the grammar allows no further token", hint="mend the grammar")
+    def _left(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> NDArray[np.void] | int:
+        """The candidates that the chain leaves, or the one token where greedy choice needs no chain."""
         if self._chain is None:
-            return int(self._candidates["logit"].argmax())
-        return self._chain.choose(self._candidates)
+            return int(kernels.blend_argmax(rows, factors, self._n_vocab))
+        candidates = self._working_room().candidates
+        if self._top_k:
+            candidates = candidates[: kernels.blend_top(rows, factors, self._top_k, candidates)]
+        else:
+            kernels.blend_candidates(rows, factors, candidates)
+        return self._chain.keep(candidates)
+
+    def _left_by_grammar(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> NDArray[np.void]:
+        """As `_left`, of the tokens that the grammar allows."""
+        assert self._grammar is not None
+        candidates = self._working_room().candidates
+        kernels.blend_candidates(rows, factors, candidates)
+        # A filter or a bias may have ruled out all that the grammar allows. The grammar must be kept, so what is
+        # ruled out stays possible here, as a last choice.
+        logits = candidates["logit"]
+        logits[~np.isfinite(logits)] = LAST_CHOICE
+        self._grammar.restrict(candidates)
+        if not np.isfinite(logits).any():
+            raise DecodeError("the grammar allows no further token", hint="mend the grammar")
+        return candidates if self._chain is None else self._chain.keep(candidates)
+
+    def _draw(self, left: NDArray[np.void] | int, purpose: Purpose) -> int:
+        if isinstance(left, int):
+            return left
+        if self._greedy:
+            return int(drawing_kernels.likeliest_of(left))
+        ids, probabilities = self._distribution(left)
+        return int(ids[drawing_kernels.draw(probabilities, uniform(self.seed, self._drawn, purpose))])
+
+    def _distribution(self, left: NDArray[np.void]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """Ids and probabilities of candidates; views until the next call."""
+        room = self._working_room()
+        ids, probabilities = room.ids[: len(left)], room.probabilities[: len(left)]
+        drawing_kernels.softmax_of(left, ids, probabilities)
+        return ids, probabilities
+
+    def _taken(self, token: int, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
+        """A drawn token or, where the grammar refuses it, one drawn from what it allows; on record as the next."""
+        # The whole vocabulary costs the grammar milliseconds, one token microseconds: so it is asked about the
+        # token that was drawn, and only where it refuses is one drawn from what it allows. The outcome has the
+        # distribution of a draw among the allowed tokens: p + (1 − a)·p/a = p/a for allowed mass a.
+        if self._grammar is not None and not self._grammar.allows(token):
+            token = self._draw(self._left_by_grammar(rows, factors), Purpose.AGAIN)
+            if not self._grammar.allows(token):
+                raise DecodeError("logit_bias forbids all that the grammar allows", hint="give one of them up")
+        if self._grammar is not None:
+            self._grammar.accept(token)
+        if self._chain is not None:
+            self._chain.accept(token)
+        self._drawn += 1
+        return token
+
+    def _working_room(self) -> _Room:
+        if self._room is None:
+            self._room = _Room(self._n_vocab)
+        return self._room
+
+
+class _Room:
+    """Arrays of the vocabulary's size to work in."""
+
+    def __init__(self, n_vocab: int) -> None:
+        self.candidates = np.zeros(n_vocab, kernels.CANDIDATE)
+        self.ids = np.zeros(n_vocab, np.int32)
+        self.probabilities = np.zeros(n_vocab, np.float32)
+        self.dense = np.zeros(n_vocab, np.float32)
 
 
 def _chain(sampling: Sampling, seed: int, model: Model, n_vocab: int, prompt: Sequence[int]) -> SamplerChain | None:
@@ -130,11 +238,8 @@ def _chain(sampling: Sampling, seed: int, model: Model, n_vocab: int, prompt: Se
         if looks_back:
             for token in prompt:
                 chain.accept(token)
-        if greedy:
-            chain.add_greedy()
-        else:
-            _add_truncation(chain, sampling, seed)
-            chain.add_choice(seed)
+        if not greedy:
+            _add_truncation(chain, sampling, xtc_seed=seed)
     except BaseException:
         chain.close()
         raise
@@ -154,7 +259,8 @@ def _leading_top_k(sampling: Sampling) -> int:
     return 0 if alters or sampling.temperature == 0 else int(sampling.top_k)
 
 
-def _add_truncation(chain: SamplerChain, sampling: Sampling, seed: int) -> None:
+def _add_truncation(chain: SamplerChain, sampling: Sampling, *, xtc_seed: int | None = None) -> None:
+    """What leaves tokens out, and the temperature; without a seed not XTC, which draws for itself."""
     if sampling.top_n_sigma > 0:
         chain.add_top_n_sigma(sampling.top_n_sigma)
     if sampling.top_k:
@@ -165,7 +271,7 @@ def _add_truncation(chain: SamplerChain, sampling: Sampling, seed: int) -> None:
         chain.add_top_p(sampling.top_p)
     if sampling.min_p > 0:
         chain.add_min_p(sampling.min_p)
-    if sampling.xtc_probability > 0:
-        chain.add_xtc(sampling.xtc_probability, sampling.xtc_threshold, seed)
+    if sampling.xtc_probability > 0 and xtc_seed is not None:
+        chain.add_xtc(sampling.xtc_probability, sampling.xtc_threshold, xtc_seed)
     if sampling.temperature != 1:
         chain.add_temperature(sampling.temperature)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -8,7 +9,7 @@ from scipy.stats import chisquare
 from eft_gguf import DecodeError, OptionError, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients, log_softmax
 from eft_gguf.engine.llama import Model
-from eft_gguf.engine.sampler import Sampler
+from eft_gguf.engine.sampler import Draft, Sampler
 
 DRAWS = 20_000
 SIGNIFICANCE = (
@@ -260,4 +261,79 @@ def test_a_bias_against_all_that_a_grammar_allows_is_an_error_and_no_abort(model
     sampler = Sampler(Sampling(grammar='root ::= "a" | "b"', logit_bias=bias, seed=1), model, model.n_vocab)
     with pytest.raises(DecodeError, match="forbids all that the grammar allows"):
         sampler.sample((np.zeros(model.n_vocab, np.float32),), np.ones(1))
+    sampler.close()
+
+
+def checked_with(model, sampling, rows, factors, drafter, count):
+    """One token by a draft from `drafter`'s logits each, with a seed each; and how many were the draft's."""
+    tokens, taken = [], 0
+    for seed in range(count):
+        sampler = Sampler(dataclasses.replace(sampling, seed=seed), model, len(rows[0]))
+        draft = sampler.draft(drafter, 0)
+        token, _ = sampler.check(draft, rows, factors)
+        tokens.append(token)
+        taken += token == draft.token
+        sampler.close()
+    return np.array(tokens), taken / count
+
+
+DRAFTER = np.log(np.array([0.1, 0.4, 0.1, 0.35, 0.05], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "expected", "q"),
+    [
+        ({}, PROBABILITIES, [0.1, 0.4, 0.1, 0.35, 0.05]),
+        ({"top_k": 2}, [5 / 7, 2 / 7, 0, 0, 0], [0, 0.4 / 0.75, 0, 0.35 / 0.75, 0]),
+        ({"top_p": 0.8}, [50 / 85, 20 / 85, 15 / 85, 0, 0], [0.1 / 0.85, 0.4 / 0.85, 0, 0.35 / 0.85, 0]),
+        ({"logit_bias": {0: -math.inf}}, [0, 0.4, 0.3, 0.2, 0.1], [0.1, 0.4, 0.1, 0.35, 0.05]),
+    ],
+)
+def test_a_checked_draft_is_a_draw_from_the_blend_and_accepted_as_often_as_can_be(model, options, expected, q):
+    row = np.log(np.array(PROBABILITIES, np.float32))
+    sampling = Sampling(**(EVERYTHING | options))
+    tokens, taken = checked_with(model, sampling, (row,), np.ones(1), DRAFTER, 5000)
+    assert_drawn_from(tokens, expected)
+    overlap = np.minimum(expected, q).sum() if "top_p" not in options else None
+    if overlap is not None:
+        assert taken == pytest.approx(overlap, abs=0.03)
+
+
+def test_the_overlap_told_is_the_probability_that_the_draft_was_taken(model):
+    row = np.log(np.array(PROBABILITIES, np.float32))
+    sampler = Sampler(Sampling(**EVERYTHING, seed=1), model, 5)
+    _, overlap = sampler.check(sampler.draft(DRAFTER, 0), (row,), np.ones(1))
+    assert overlap == pytest.approx(0.1 + 0.2 + 0.1 + 0.1 + 0.05, abs=1e-6)
+    assert sampler.check(Draft.certain(1), (row,), np.ones(1))[1] == pytest.approx(0.2, abs=1e-6)
+    sampler.close()
+
+
+@pytest.mark.parametrize("row", [DRAFTER, None], ids=["drawn", "certain"])
+def test_a_checked_draft_keeps_to_the_grammar_and_the_distribution_among_what_it_allows(model, row):
+    letters = [model.tokenize(letter, special=False)[0] for letter in "abc"]
+    blend, drafter = np.zeros(model.n_vocab, np.float32), np.zeros(model.n_vocab, np.float32)
+    blend[letters], drafter[letters] = np.log([6.0, 3.0, 9.0]), np.log([2.0, 60.0, 60.0])
+    tokens = []
+    for seed in range(4000):
+        sampler = Sampler(Sampling(**EVERYTHING, grammar='root ::= "a" | "b"', seed=seed), model, model.n_vocab)
+        draft = Draft.certain(letters[1]) if row is None else sampler.draft(drafter, 0)
+        tokens.append(letters.index(sampler.check(draft, (blend,), np.ones(1))[0]))
+        sampler.close()
+    assert_drawn_from(np.array(tokens), [2 / 3, 1 / 3])
+
+
+def test_greedy_takes_a_draft_only_where_it_is_the_likeliest(model):
+    row = np.array([0, 3, 2, 3], np.float32)
+    for options in ({}, {"presence_penalty": 0.5}):
+        sampler = Sampler(Sampling(temperature=0, **options), model, 4)
+        assert sampler.check(Draft.certain(3), (row,), np.ones(1)) == (1, 0.0)
+        assert sampler.draft(np.array([5, 6, 6, 0], np.float32), 0).token == 1
+        sampler.close()
+
+
+def test_penalties_see_only_what_was_taken(model):
+    row = np.array([1.0, 0.9, 0.1], np.float32)
+    sampler = Sampler(Sampling(temperature=0, presence_penalty=0.5), model, 3)
+    assert sampler.check(Draft.certain(1), (row,), np.ones(1))[0] == 0  # 1 was refused, so it is not penalised
+    assert sampler.check(Draft.certain(1), (row,), np.ones(1)) == (1, 1.0)
     sampler.close()
