@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.equation import Blend, coefficients
+from eft_gguf.blend.equation import Blend
 from eft_gguf.engine.devices import Asked
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
@@ -25,13 +24,11 @@ from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import ContextError, EFTError, OptionError
-from eft_gguf.models.chat import render
 from eft_gguf.models.compatibility import require
-from eft_gguf.models.family import Family, family_from_references, load_family, read_family
+from eft_gguf.models.family import Family, Tuned, family_from_references, load_family, read_family
 from eft_gguf.models.memory import require_kv_type
 from eft_gguf.models.metadata import GGUFMetadata
-
-Messages = Seq[Mapping[str, str]]
+from eft_gguf.prompts import Messages, Prompt, Prompts
 
 DEFAULT_CTX = 4096
 """Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
@@ -107,12 +104,14 @@ class EFT:
                 f"{sequences} sequences need a batch of as many tokens, not {batch}", hint="pass a larger batch"
             )
         self.family = family
-        base, untuned, tuned = read_family(family)
-        self.warnings = [finding for finding in require(base, untuned, tuned) if finding.severity != "note"]
-        self.ctx = context_length(ctx or family.ctx, (base, untuned, *tuned.values()))
-        require_kv_type(kv_type, (base, untuned, *tuned.values()))
+        base, untuned, others = read_family(family)
+        findings = require(base, untuned, others, family.untuned_of)
+        self.warnings = [finding for finding in findings if finding.severity != "note"]
+        self.ctx = context_length(ctx or family.ctx, (base, untuned, *others.values()))
+        require_kv_type(kv_type, (base, untuned, *others.values()))
         self._ensemble = Ensemble(
             family.members,
+            family.untuned_of,
             ctx=self.ctx,
             batch=min(batch, self.ctx * sequences),
             sequences=sequences,
@@ -120,9 +119,7 @@ class EFT:
             progress=progress or (lambda line: None),
         )
         self._engine = Engine(self._ensemble)
-        self._weights = {trait.name: trait.weight for trait in family.tuned}
-        # Text and ids of the last replies with their prompts: see _chat_ids.
-        self._transcripts: deque[tuple[str, list[int]]] = deque(maxlen=2 * sequences)
+        self._prompts = Prompts(self._ensemble, bases_template=family.bases_template, remembered=2 * sequences)
 
     @classmethod
     def open(
@@ -131,12 +128,13 @@ class EFT:
         *,
         base: str | Path | None = None,
         untuned: str | Path | None = None,
-        tuned: str | Path | Seq[str | Path] | Mapping[str, str | Path] | None = None,
+        tuned: Tuned | None = None,
         **options: Any,
     ) -> EFT:
         """Load a family: a TOML file, or base, untuned and tuned; without either, the bundled one.
 
-        tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references.
+        tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references, or to the
+        keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.
         options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), progress (called with lines
         of text while loading); of the machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU",
         or by member: {"base": "MTL0"}), flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
@@ -162,13 +160,13 @@ class EFT:
 
     @property
     def members(self) -> tuple[str, ...]:
-        """Names of the models: base, untuned, and the traits."""
+        """Names of the models: base, untuned, the traits, and "untuned.TRAIT" for what else traits were tuned from."""
         return self._ensemble.names
 
     @property
     def trait_names(self) -> tuple[str, ...]:
         """Names of the tuned models."""
-        return self._ensemble.names[2:]
+        return tuple(trait.name for trait in self.family.tuned)
 
     def stream(
         self, prompt: str, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -178,13 +176,13 @@ class EFT:
         Raises OptionError for an unknown trait, ContextError for a prompt that does not fit; both at once, not at
         the first chunk.
         """
-        return self._start(*self._prompt(prompt), blend, sampling)
+        return self._start(self._prompts.read(prompt), blend, sampling)
 
     def chat(
         self, messages: Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
         """The assistant's next message, chunk by chunk, by the tuned model's template. Raises as `stream` does."""
-        return self._start(*self._prompt(messages), blend, sampling)
+        return self._start(self._prompts.read(messages), blend, sampling)
 
     def complete(
         self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -208,11 +206,9 @@ class EFT:
         For comparing settings: what several of them read alike is decoded once. Raises as `stream` does.
         """
         sampling = Sampling(temperature=0, max_tokens=max_tokens)
-        ids, texts = self._prompt(prompt)
-        prompts = [ids[text] for text in texts]
-        self._require_shared("prompt", *prompts)
+        prompts = self._prompts.read(prompt).ids
         self._engine.require_room(prompts)
-        sequences = [GreedySequence(self._factors(blend), blend.filter) for blend in blends]
+        sequences = [GreedySequence(self.family.factors(blend), blend.filter) for blend in blends]
         greedy_sequences(self._engine, prompts, sequences, max_tokens=sampling.max_tokens)
         length, replies = max(map(len, prompts)), []
         for sequence in sequences:
@@ -233,7 +229,7 @@ class EFT:
             nothing = np.full(len(ids), np.nan)
             return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
         blend = blend or Blend()
-        by_member, blended = self._engine.score(ids, self._factors(blend), blend.filter)
+        by_member, blended = self._engine.score(ids, self.family.factors(blend), blend.filter)
         first = [np.nan]
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
         return Score(ids, texts, np.concatenate([first, blended]), members)
@@ -249,15 +245,14 @@ class EFT:
         Raises ContextError where the reply does not fit, OptionError where it holds no token.
         """
         blend = blend or Blend()
-        factors = self._factors(blend)
-        ids, texts = self._prompt(prompt)
-        tokens = self._reply_ids(texts[-1], ids[texts[-1]], reply) if isinstance(reply, str) else list(reply)
+        factors = self.family.factors(blend)
+        read = self._prompts.read(prompt)
+        tokens = self._prompts.reply_ids(read, reply) if isinstance(reply, str) else list(reply)
         if not tokens:
             raise OptionError("the reply is empty: it holds no token", hint="give a text, or what a model replied")
-        self._require_shared("prompt", *ids.values())
-        self._require_shared("reply", tokens)
+        self._prompts.require_shared("reply", tokens)
         blended = np.empty(self._ensemble.n_vocab, np.float32)
-        for token, rows in zip(tokens, self._engine.replay([ids[text] for text in texts], tokens), strict=True):
+        for token, rows in zip(tokens, self._engine.replay(read.ids, tokens), strict=True):
             self._engine.blended(rows, factors, blend.filter, blended)
             logits = {name: row[: len(blended)] for name, row in zip(self.members, rows, strict=True)}
             yield token, {**logits, "blend": blended}
@@ -278,63 +273,19 @@ class EFT:
     ) -> None:
         self.close()
 
-    def _prompt(self, prompt: str | Messages) -> tuple[dict[str, list[int]], list[str]]:
-        """What a prompt is to the members: token ids by text, and the text that each member reads."""
-        model = self._tokenizer()
-        if isinstance(prompt, str):
-            ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
-            return {prompt: ids}, [prompt] * len(self.members)
-        template = model.chat_template() or ""
-        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
-        for_tuned = for_bases = render(prompt, template=template, bos=bos, eos=eos)
-        if self.family.bases_template is not None:
-            for_bases = render(prompt, template=self.family.bases_template, bos=bos, eos=eos)
-        texts = [for_bases, for_bases, *[for_tuned] * len(self.trait_names)]
-        return {text: self._chat_ids(text) for text in set(texts)}, texts
-
-    def _reply_ids(self, prompt: str, prompt_ids: list[int], reply: str) -> list[int]:
-        """Token ids of a reply's text: those that were sampled, if it is a late one; else as the whole text's end."""
-        for said, ids in reversed(self._transcripts):
-            if said == prompt + reply and ids[: len(prompt_ids)] == prompt_ids:
-                return ids[len(prompt_ids) :]
-        # Some tokenizers put a space before every text, which by itself the reply would begin with.
-        model = self._tokenizer()
-        whole = model.tokenize(prompt + reply, special=True)
-        if model.add_bos and whole[:1] != prompt_ids[:1]:
-            whole = [model.bos, *whole]
-        if whole[: len(prompt_ids)] == prompt_ids:
-            return whole[len(prompt_ids) :]
-        return model.tokenize(reply, special=True)
-
-    def _require_shared(self, what: str, *texts: Seq[int]) -> None:
-        """Raise ContextError for a token id that not all models know."""
-        n_vocab = self._ensemble.n_vocab
-        unknown = next((token for ids in texts for token in ids if not 0 <= token < n_vocab), None)
-        if unknown is not None:
-            raise ContextError(
-                f"token {unknown} of the {what} is beyond the {n_vocab:,} tokens that all models share",
-                hint=f"word the {what} without the tuned model's own control tokens",
-            )
-
-    def _start(
-        self, ids: Mapping[str, list[int]], texts: Seq[str], blend: Blend | None, sampling: Sampling | None
-    ) -> Generator[Chunk, None, None]:
-        """Check everything and enter the engine now, so that errors come before the first chunk is asked for.
-
-        ids: token ids by text.  texts: the text that each member reads.
-        """
+    def _start(self, prompt: Prompt, blend: Blend | None, sampling: Sampling | None) -> Generator[Chunk, None, None]:
+        """Check everything and enter the engine now, so that errors come before the first chunk is asked for."""
         sampling, blend = sampling or Sampling(), blend or Blend()
-        factors = self._factors(blend)
-        prompts = [ids[text] for text in texts]
-        self._require_shared("prompt", *prompts)
-        sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, prompts[-1])
-        sequence = Sequence(prompts, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
+        factors = self.family.factors(blend)
+        tuned = prompt.ids[self._ensemble.tuned[0]]
+        sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, tuned)
+        sequence = Sequence(prompt.ids, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
         try:
             self._engine.add(sequence)
         except BaseException:
             sequence.sampler.close()
             raise
-        reply = self._reply(texts, sequence, TextStream(sampling.stop))
+        reply = self._reply(prompt.texts, sequence, TextStream(sampling.stop))
         next(reply)
         return reply
 
@@ -364,33 +315,7 @@ class EFT:
                 yield Chunk(text, token, reason, sequence.timings, alternatives)
         finally:
             self._engine.remove(sequence)
-            self._remember(texts, sequence)
-
-    def _remember(self, texts: Seq[str], sequence: Sequence) -> None:
-        """Keep the ids of a conversation, without the end token, which the template writes again."""
-        if sequence.generated and not self._ensemble.closed:
-            said = b"".join(map(self._ensemble.tokenizer.piece, sequence.generated)).decode("utf-8", "replace")
-            ended = sequence.generated[-1] in self._ensemble.end_tokens
-            for text, ids in dict(zip(texts, sequence.ids, strict=True)).items():
-                self._transcripts.append((text + said, ids[:-1] if ended else ids))
-
-    def _chat_ids(self, text: str) -> list[int]:
-        """Token ids of a rendered conversation, with the very ids that were sampled for replies it repeats.
-
-        A reply's text often has another tokenization than the one that was sampled, and then everything after it
-        would have to be decoded again. So where an earlier conversation is the beginning of this one, its ids are
-        kept, provided that what follows begins with a control token, across which no token can reach.
-        """
-        model = self._tokenizer()
-        for earlier, ids in sorted(self._transcripts, key=lambda pair: -len(pair[0])):
-            if text.startswith(earlier):
-                rest = model.tokenize(text[len(earlier) :], special=True)
-                if rest and model.is_control(rest[0]):
-                    return ids + rest
-        return model.tokenize(text, special=True)
-
-    def _factors(self, blend: Blend) -> tuple[float, ...]:
-        return coefficients(blend.knowledge, blend.behaviour, blend.weights(self._weights))
+            self._prompts.remember(texts, sequence)
 
     def _tokenizer(self) -> Model:
         if self._ensemble.closed:

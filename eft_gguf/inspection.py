@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from eft_gguf.blend.difference_kernels import differences, likeliest
 from eft_gguf.blend.equation import Blend
 from eft_gguf.blend.log_mass import log_mass
-from eft_gguf.eft import EFT, Messages
+from eft_gguf.eft import EFT
 from eft_gguf.engine.sampling import Sampling
+from eft_gguf.prompts import Messages
 
 DECISIONS = {
     "both": "base and tuned would each have chosen it alone",

@@ -10,8 +10,7 @@ Template, context, end of generation and sampling stay the host's; docs/plugin.m
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from collections.abc import Sequence as Seq
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from numpy.typing import NDArray
 
 from eft_gguf.blend import kernels
-from eft_gguf.blend.equation import Blend, Filter, coefficients, members_needed
+from eft_gguf.blend.equation import Blend, Filter, members_needed
 from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.eft import context_length
 from eft_gguf.engine.engine import Engine
@@ -30,7 +29,7 @@ from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.compatibility import require
-from eft_gguf.models.family import family_from_references, read_family
+from eft_gguf.models.family import Tuned, family_from_references, read_family
 
 if TYPE_CHECKING:
     from llama_cpp import Llama
@@ -53,7 +52,7 @@ class EFTProcessor:
         llama: Llama,
         *,
         untuned: str | Path,
-        tuned: str | Path | Seq[str | Path] | Mapping[str, str | Path],
+        tuned: Tuned,
         blend: Blend | None = None,
         ctx: int | None = None,
         batch: int = 128,
@@ -70,14 +69,17 @@ class EFTProcessor:
                 "this Llama names no model file, so that its vocabulary cannot be compared",
                 hint="make it with Llama(model_path=...) or Llama.from_pretrained",
             )
-        family = family_from_references(path, untuned, tuned)
-        base, small, traits = read_family(family)
-        self.warnings = [finding for finding in require(base, small, traits) if finding.severity != "note"]
-        self.ctx = context_length(ctx, (small, *traits.values()), default=llama.n_ctx())
-        self._weights = {trait.name: trait.weight for trait in family.tuned}
+        self._family = family = family_from_references(path, untuned, tuned)
+        base, small, others = read_family(family)
+        findings = require(base, small, others, family.untuned_of)
+        self.warnings = [finding for finding in findings if finding.severity != "note"]
+        self.ctx = context_length(ctx, (small, *others.values()), default=llama.n_ctx())
+        # Places among all members; those of the ensemble, which is without the base, are one less.
+        self._untuned = [m for m, name in enumerate(family.members) if name in {"untuned", *family.untuned_of.values()}]
         self.blend = blend or Blend()
         self._ensemble = Ensemble(
             {name: reference for name, reference in family.members.items() if name != "base"},
+            family.untuned_of,
             ctx=self.ctx,
             batch=batch,
             sequences=1,
@@ -93,7 +95,7 @@ class EFTProcessor:
         except BaseException:
             self._ensemble.close()
             raise
-        self._filtered = FilteredBlend(self._n_vocab)
+        self._filtered = FilteredBlend(self._n_vocab, self._untuned)
         self._host = _HostSample.of(llama)
 
     @property
@@ -103,8 +105,8 @@ class EFTProcessor:
 
     @blend.setter
     def blend(self, blend: Blend) -> None:
-        self._factors = coefficients(blend.knowledge, blend.behaviour, blend.weights(self._weights))
-        self._filter = blend.filter.in_force(self._factors)
+        self._factors = self._family.factors(blend)
+        self._filter = blend.filter.in_force(self._factors, self._untuned)
         self._blend = blend
 
     def __call__(self, input_ids: NDArray[np.intc], scores: NDArray[np.single]) -> NDArray[np.single]:

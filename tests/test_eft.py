@@ -4,7 +4,7 @@ import json
 import numpy as np
 import pytest
 
-from eft_gguf import EFT, Blend, CompatibilityError, ContextError, EFTError, OptionError, Sampling
+from eft_gguf import EFT, Blend, CompatibilityError, ContextError, EFTError, Filter, OptionError, Sampling
 from eft_gguf.engine.ensemble import Ensemble
 from tests.tiny_models import write_tiny_model
 
@@ -72,11 +72,11 @@ def test_sampled_ids_are_kept_even_where_the_text_would_be_tokenized_in_another_
     text = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
     apart = [model.tokenize(" ", special=False)[0], model.tokenize("t", special=False)[0]]
     assert model.tokenize(" t", special=False) != apart  # merged where tokenized as one
-    eft._transcripts.append((text + " t", model.tokenize(text, special=True) + apart))
+    eft._prompts.transcripts.append((text + " t", model.tokenize(text, special=True) + apart))
     longer = text + " t<|im_end|>\n<|im_start|>user\n"
-    assert apart == eft._chat_ids(longer)[len(model.tokenize(text, special=True)) :][:2]
+    assert apart == eft._prompts._chat_ids(longer)[len(model.tokenize(text, special=True)) :][:2]
     # A longer word may be one token with what was said: then the text counts, not the ids.
-    assert eft._chat_ids(text + " tt") == model.tokenize(text + " tt", special=True)
+    assert eft._prompts._chat_ids(text + " tt") == model.tokenize(text + " tt", special=True)
 
 
 def test_changing_a_dial_between_turns_decodes_nothing_again(eft, decoded):
@@ -158,13 +158,62 @@ def test_several_traits_have_weights_by_name(tiny):
             eft.chat(QUESTION, blend=Blend(traits={"kind": 1}))
 
 
+def test_an_untuned_model_of_its_own_that_is_the_one_of_all_changes_nothing(tiny, tmp_path):
+    copy = tmp_path / "copy.gguf"
+    copy.write_bytes(tiny.untuned.read_bytes())
+    usual = {"helpful": tiny.tuned, "cautious": f"{tiny.other}:0.5"}
+    own = {"helpful": tiny.tuned, "cautious": {"model": tiny.other, "untuned": copy, "weight": 0.5}}
+    blends = [Blend(), Blend(0.5, 1.5), Blend(filter=Filter(0.9, 0.5, 0.01, -6)), Blend(traits={"cautious": 0})]
+    with (
+        EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=usual, threads=1) as shared,
+        EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=own, threads=1) as apart,
+    ):
+        assert apart.members == (*shared.members, "untuned.cautious")
+        assert apart.trait_names == shared.trait_names
+        for seed, blend in enumerate(blends):
+            for sampling in (GREEDY, Sampling(seed=seed, max_tokens=12, temperature=1.5)):
+                expected = shared.complete(QUESTION, blend=blend, sampling=sampling).tokens
+                assert apart.complete(QUESTION, blend=blend, sampling=sampling).tokens == expected
+            one, other = (eft.score("some text", blend=blend) for eft in (shared, apart))
+            np.testing.assert_allclose(other.blend[1:], one.blend[1:], atol=1e-6)
+
+
+def test_a_trait_is_measured_against_its_own_untuned_model_which_costs_nothing_at_weight_0(tiny, decoded):
+    decoded += [0]
+    tuned = {"kind": {"model": tiny.tuned, "untuned": tiny.other}}
+    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1) as eft:
+        reply = eft.complete(QUESTION, blend=Blend(traits={"kind": 0}), sampling=GREEDY)
+        assert reply.tokens and decoded[2:] == [0, 0]
+        eft.complete(QUESTION, sampling=GREEDY)
+        assert decoded[1] == 0 and decoded[0] > 0 and decoded[2] > 0 and decoded[3] > 0  # untuned's factor is 0 here
+        # z = base + (tuned − other)
+        score = eft.score("some text")
+        logits = next(eft.replay("some text", "?"))[1]
+        allowed = np.isfinite(logits["blend"])
+        base, kind, own, blend = (logits[name][allowed] for name in ("base", "kind", "untuned.kind", "blend"))
+        np.testing.assert_allclose(blend, base + kind - own, atol=1e-4)
+        assert list(score.members) == ["base", "untuned", "kind", "untuned.kind"]
+
+
+def test_an_adapter_sits_on_the_untuned_model_that_it_was_trained_on(tiny):
+    tuned = {"kind": {"model": f"lora:{tiny.adapter}", "untuned": tiny.other}}
+    with (
+        EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1) as eft,
+        EFT.open(base=tiny.base, untuned=tiny.other, tuned=f"lora:{tiny.adapter}", threads=1) as usual,
+    ):
+        assert len(eft._ensemble._models) == 3
+        score, expected = eft.score("some text").members, usual.score("some text").members
+        np.testing.assert_allclose(score["kind"][1:], expected["tuned"][1:], atol=1e-6)
+        np.testing.assert_allclose(score["untuned.kind"][1:], expected["untuned"][1:], atol=1e-6)
+
+
 def test_padded_vocabularies_are_blended_over_what_they_share(tiny, tmp_path):
     padded = write_tiny_model(tmp_path / "padded.gguf", seed=5, padding=24)
     with EFT.open(base=padded, untuned=tiny.untuned, tuned=tiny.tuned, threads=1) as eft:
         reply = eft.complete("abc", sampling=Sampling(temperature=2, top_k=0, min_p=0, max_tokens=60, seed=1))
         assert max(reply.tokens) < eft._ensemble.n_vocab == 260
         with pytest.raises(ContextError, match=r"token 26. of the prompt is beyond the 260 tokens"):
-            eft._start({"": [5, 265]}, [""] * 3, None, None)
+            eft._prompts.require_shared("prompt", [5, 265])
 
 
 def test_the_end_tokens_of_all_members_end_a_reply(tiny, tmp_path):

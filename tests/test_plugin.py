@@ -85,6 +85,15 @@ def eft_reply(eft, prompt, blend, count=12):
 
 
 @pytest.mark.parametrize("filter", FILTERS)
+def test_a_trait_with_an_untuned_model_of_its_own_blends_as_in_eft(tiny, host, filter):
+    models = {"untuned": tiny.untuned, "tuned": {"kind": {"model": tiny.tuned, "untuned": tiny.other}}}
+    blend = Blend(0.9, 0.8, filter=filter)
+    ids = ids_of(host, PROMPT)
+    with EFT.open(base=tiny.base, **models, threads=1) as eft, EFTProcessor(host, **models, blend=blend) as steer:
+        assert generate(host, ids, steer) == eft.complete(PROMPT, blend=blend, sampling=GREEDY).tokens
+
+
+@pytest.mark.parametrize("filter", FILTERS)
 @pytest.mark.parametrize("dials", DIALS)
 def test_the_distributions_and_greedy_tokens_are_those_of_eft(tiny, host, steer, dials, filter):
     steer.blend = Blend(*dials, filter=filter)

@@ -110,7 +110,7 @@ def forget(eft: EFT, position: int) -> None:
 
 def used(eft: EFT) -> list[int]:
     """The members that have part in the default blend: a trait of weight 0 has none."""
-    return [member for member, factor in enumerate(eft._factors(Blend())) if factor != 0.0]
+    return [member for member, factor in enumerate(eft.family.factors(Blend())) if factor != 0.0]
 
 
 @contextmanager

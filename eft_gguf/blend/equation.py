@@ -1,7 +1,8 @@
 """The equation of emulated fine-tuning, once, in plain NumPy: the reference that everything faster is held to.
 
-    z = z_untuned + knowledge · (z_base − z_untuned) + behaviour · Σ_i weight_i · (z_tuned_i − z_untuned)
+    z = z_untuned + knowledge · (z_base − z_untuned) + behaviour · Σ_i weight_i · (z_tuned_i − z_untuned_i)
 
+where untuned_i is the untuned model of all, unless trait i was tuned from another one and is measured against that.
 With both dials 1 and one trait this is the product of experts  base · tuned / untuned,  normalised per token:
 Mitchell et al., "An Emulator for Fine-Tuning Large Language Models using Small Language Models", arXiv 2310.12962,
 equation 4. `knowledge` other than 1 is its amplified up-scaling (β), `behaviour` other than 1 is α of proxy-tuning
@@ -38,8 +39,8 @@ class Filter:
     base_top_p: tokens outside the base's top-p set are ruled out. As DExperts does (Liu et al., arXiv 2105.03023).
     base_min_p: tokens less than this times as likely as the base's likeliest are ruled out: the plausibility constraint
         of contrastive decoding (Li et al., arXiv 2210.15097).
-    untuned_floor: log-probabilities of the untuned model below it count as the floor, in nats, so that a ratio of two
-        tiny numbers cannot win: how tiny is noise. docs/steering.md has what it is worth.
+    untuned_floor: log-probabilities of every untuned model below it count as the floor, in nats, so that a ratio of
+        two tiny numbers cannot win: how tiny is noise. docs/steering.md has what it is worth.
 
     1 for a top-p and 0 for base_min_p change nothing. Raises OptionError for a value outside its range.
     """
@@ -55,17 +56,18 @@ class Filter:
         _require("base_min_p", self.base_min_p, lambda value: 0 <= value <= 1, "between 0 and 1")
         _require("untuned_floor", self.untuned_floor, lambda value: value <= 0, "a finite number, 0 or less")
 
-    def in_force(self, factors: Sequence[float]) -> Filter:
+    def in_force(self, factors: Sequence[float], untuned: Sequence[int] = (1,)) -> Filter:
         """This filter without what changes nothing in a blend of these `coefficients`: Filter() if that is all of it.
 
-        The floor is idle where the untuned model has no part in the blend, tuned_top_p where knowledge is 0.
+        untuned: the places of the untuned models.  The floor is idle where none of them has part in the blend,
+        tuned_top_p where knowledge is 0.
         """
         tuned_top_p = None if self.tuned_top_p == 1 or factors[0] == 0 else self.tuned_top_p
         return Filter(
             tuned_top_p,
             None if self.base_top_p == 1 else self.base_top_p,
             None if self.base_min_p == 0 else self.base_min_p,
-            None if factors[1] == 0 and tuned_top_p is None else self.untuned_floor,
+            None if tuned_top_p is None and not any(factors[place] for place in untuned) else self.untuned_floor,
         )
 
 
@@ -109,21 +111,32 @@ class Blend:
         return tuple(float(self.traits.get(name, weight)) for name, weight in family_weights.items())
 
 
-def coefficients(knowledge: float, behaviour: float, weights: Sequence[float]) -> tuple[float, ...]:
-    """The equation sorted by model: one factor each for base, untuned and every tuned model, in this order.
+def coefficients(
+    knowledge: float, behaviour: float, weights: Sequence[float], untuned: Sequence[int] | None = None
+) -> tuple[float, ...]:
+    """The equation sorted by model: one factor each for base, untuned, every tuned model and further untuned ones.
 
-    They sum to one. A model whose factor is 0 has no part in the blend and needs no decode: (1, 0) needs the base
-    alone, (0, 1) with one trait of weight 1 the tuned model alone.
+    untuned: which untuned model each trait is measured against: 0 is the one of all, as without the argument; 1, 2 …
+    are further ones, whose factors come in this order.
+
+    The factors sum to one. A model whose factor is 0 has no part in the blend and needs no decode: (1, 0) needs the
+    base alone, (0, 1) with one trait of weight 1 the tuned model alone.
     """
     tuned = [behaviour * weight for weight in weights]
-    untuned = 1.0 - math.fsum([knowledge, *tuned])
-    return (float(knowledge), _without_rounding(untuned), *tuned)
+    untuned = untuned or [0] * len(tuned)
+
+    def measured_against(number: int) -> list[float]:
+        return [factor for factor, own in zip(tuned, untuned, strict=True) if own == number]
+
+    shared = 1.0 - math.fsum([knowledge, *measured_against(0)])
+    others = (-math.fsum(measured_against(number)) for number in range(1, max(untuned, default=0) + 1))
+    return (float(knowledge), _without_rounding(shared), *tuned, *map(_without_rounding, others))
 
 
 def tuned_side(factors: Sequence[float]) -> tuple[float, ...]:
-    """The factors of the same blend at knowledge 0: the tuned models, and what of the untuned one is left."""
-    knowledge, untuned, *tuned = factors
-    return (0.0, _without_rounding(untuned + knowledge), *tuned)
+    """The factors of the same blend at knowledge 0: the tuned models, and what of the untuned ones is left."""
+    knowledge, untuned, *others = factors
+    return (0.0, _without_rounding(untuned + knowledge), *others)
 
 
 def members_needed(factors: Sequence[float], filter: Filter) -> list[int]:
@@ -145,7 +158,7 @@ def _without_rounding(factor: float) -> float:
 def blend_logits(rows: Sequence[NDArray[np.floating[Any]]], factors: Sequence[float]) -> NDArray[np.float64]:
     """The blended logits, float64, shape (n,): the sum of factor × row over the models whose factor is not 0.
 
-    rows: logits of base, untuned and each tuned model, each of shape (n,). factors: as `coefficients` gives them.
+    rows: logits of the models, each of shape (n,), in the order of `coefficients`, which gives their factors.
     A token whose sum is not finite (a model that has part in the blend gives it −inf) is ruled out: −inf.
     """
     total = np.zeros(len(rows[0]), dtype=np.float64)

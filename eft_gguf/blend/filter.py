@@ -1,8 +1,9 @@
 """The filters of `Blend.filter` in plain NumPy: the reference for filter_kernels.py. `Filter` says what each is for.
 
-They work on log-probabilities lp, for which a model's constant matters: with u = lp_untuned, raised to the floor,
+They work on log-probabilities lp, for which a model's constant matters: with u = lp_untuned, raised to the floor
+(and u_i likewise, where trait i has an untuned model of its own),
 
-    small = u + behaviour · Σ_i weight_i · (lp_tuned_i − u), normalised to log-probabilities: the tuned side
+    small = u + behaviour · Σ_i weight_i · (lp_tuned_i − u_i), normalised to log-probabilities: the tuned side
     z = small + knowledge · (lp_base − u)     inside the top-p set of `small`, or everywhere without tuned_top_p
     z = small                                 outside it
     z = −inf                                  where the base finds a token implausible
@@ -23,22 +24,25 @@ ROUNDING = 1e-6
 
 
 def filtered_logits(
-    rows: Sequence[NDArray[np.float32]], factors: Sequence[float], filter: Filter
+    rows: Sequence[NDArray[np.float32]], factors: Sequence[float], filter: Filter, untuned: Sequence[int] = (1,)
 ) -> NDArray[np.float64]:
     """The blended logits under `filter`, float64, shape (n,), up to a constant; −inf for tokens that are ruled out.
 
-    rows: logits of base, untuned and each tuned model, each of shape (n,). factors: as `coefficients` gives them.
+    rows: logits of the models, each of shape (n,), in the order of `coefficients`, which gives their factors.
+    untuned: the places of the untuned models.
     If the filter would rule out every token, the most likely one of the blend is kept.
     """
-    filter = filter.in_force(factors)
-    base, untuned, *tuned = (log_probabilities(row) for row in rows)
+    filter = filter.in_force(factors, untuned)
+    logs = [log_probabilities(row) for row in rows]
     if filter.untuned_floor is not None:
-        untuned = np.maximum(untuned, filter.untuned_floor)
-    blended = blend_logits([base, untuned, *tuned], factors)
+        for place in untuned:
+            logs[place] = np.maximum(logs[place], filter.untuned_floor)
+    base = logs[0]
+    blended = blend_logits(logs, factors)
     if filter.tuned_top_p is not None:
-        small = log_probabilities(blend_logits([base, untuned, *tuned], tuned_side(factors)))
+        small = log_probabilities(blend_logits(logs, tuned_side(factors)))
         with np.errstate(invalid="ignore"):
-            up_scaled = small + factors[0] * (base - untuned)
+            up_scaled = small + factors[0] * (base - logs[1])
         blended = np.where(top_p_set(small, filter.tuned_top_p), up_scaled, small)
         blended[~np.isfinite(blended)] = -np.inf
     kept = blended.copy()

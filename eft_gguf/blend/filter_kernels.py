@@ -22,9 +22,13 @@ BINS, FEW, CHUNK = 256, 64, 64
 
 
 class FilteredBlend:
-    """Blends rows of `n` logits under a filter, into an array that it owns: a view until the next call."""
+    """Blends rows of `n` logits under a filter, into an array that it owns: a view until the next call.
 
-    def __init__(self, n: int) -> None:
+    untuned: which members are untuned models.
+    """
+
+    def __init__(self, n: int, untuned: Sequence[int] = (1,)) -> None:
+        self._untuned = tuple(untuned)
         self._blended = np.empty(n, np.float32)
         self._small = np.empty(n, np.float64)
         self._ids = np.empty(n, np.int32)
@@ -38,17 +42,18 @@ class FilteredBlend:
         rows: logits of the `members_needed`, each of shape (n,) or longer.  members: which these are.
         factors: of all members, as `coefficients` gives them.
         """
-        filter = filter.in_force(factors)
+        filter = filter.in_force(factors, self._untuned)
         small = tuned_side(factors)
         parts = [place for place, member in enumerate(members) if small[member] != 0]
         # One trait of weight 1 at behaviour 1, the usual case: its row is the tuned side, and needs no sum.
-        is_row = len(parts) == 1 and small[members[parts[0]]] == 1 and members[parts[0]] > 1
+        is_row = len(parts) == 1 and small[members[parts[0]]] == 1 and members[parts[0]] not in self._untuned
         filter_into(
             rows,
             np.array([factors[member] for member in members], np.float64),
             np.array([small[member] for member in members], np.float64),
             members.index(0) if 0 in members else -1,
             members.index(1) if 1 in members else -1,
+            np.array([member in self._untuned for member in members]),
             parts[0] if is_row else -1,
             1.0 if filter.tuned_top_p is None else float(filter.tuned_top_p),
             1.0 if filter.base_top_p is None else float(filter.base_top_p),
@@ -69,6 +74,7 @@ def filter_into(  # type: ignore[no-untyped-def]
     small_factors,
     base,
     untuned,
+    floored,
     tuned,
     tuned_top_p,
     base_top_p,
@@ -81,24 +87,29 @@ def filter_into(  # type: ignore[no-untyped-def]
 ):
     """out[i] = the blended logit of token i under the filters, of which 1, 1, 0 and −inf are off.
 
-    base, untuned: their places in `rows`, −1 where they are not needed.  tuned: the place of the row that is the tuned
-    side, −1 if it must be summed up.  small, ids, masses: room to work in.
+    base, untuned: their places in `rows`, −1 where they are not needed.  floored: by row, whether the floor is for it.
+    tuned: the place of the row that is the tuned side, −1 if it must be summed up.  small, ids, masses: room to work.
     """
     n = len(out)
     base_mass = untuned_mass = shift = 0.0
-    if floor > -np.inf or tuned_top_p < 1:
+    if tuned_top_p < 1:
         untuned_mass = log_mass(rows[untuned][:n])
     if base_top_p < 1 or tuned_top_p < 1:
         base_mass = log_mass(rows[base][:n])
-    floor += untuned_mass
+    floors = np.full(len(rows), -np.inf)
+    if floor > -np.inf:
+        for m in range(len(rows)):
+            if floored[m]:
+                known = m == untuned and tuned_top_p < 1
+                floors[m] = floor + (untuned_mass if known else log_mass(rows[m][:n]))
     if tuned_top_p < 1:
         # Inside the set log-probabilities are added to `small`, so the masses of their models count.
         shift = factors[base] * (untuned_mass - base_mass)
-    _sum_into(rows, factors, untuned, floor, shift, out)
+    _sum_into(rows, factors, floors, shift, out)
     if tuned_top_p < 1 and tuned >= 0:
         _leave_outside(rows[tuned][:n], tuned_top_p, out, ids, masses)
     elif tuned_top_p < 1:
-        _sum_into(rows, small_factors, untuned, floor, 0.0, small)
+        _sum_into(rows, small_factors, floors, 0.0, small)
         _leave_outside(small, tuned_top_p, out, ids, masses)
     if base_top_p < 1 or base_min_p > 0:
         _rule_out(rows[base][:n], base_top_p, base_min_p, base_mass, out, ids, masses)
@@ -141,15 +152,15 @@ def _rule_out(base, top_p, min_p, mass, out, ids, masses):  # type: ignore[no-un
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _sum_into(rows, factors, untuned, floor, shift, out):  # type: ignore[no-untyped-def]
-    """As `blend_into`, the untuned logits raised to `floor` and `shift` added; models of factor 0 are left out."""
+def _sum_into(rows, factors, floors, shift, out):  # type: ignore[no-untyped-def]
+    """As `blend_into`, each model's logits raised to its floor and `shift` added; models of factor 0 are left out."""
     total = np.empty(BLOCK, np.float64)
     for start in range(0, len(out), BLOCK):
         block = out[start : start + BLOCK]
         total[:] = shift
         for m in range(len(rows)):
-            row, factor = rows[m][start : start + len(block)], factors[m]
-            if factor != 0 and m == untuned and floor > -np.inf:
+            row, factor, floor = rows[m][start : start + len(block)], factors[m], floors[m]
+            if factor != 0 and floor > -np.inf:
                 for i in range(len(block)):
                     total[i] += factor * (row[i] if floor < row[i] < np.inf else floor)
             elif factor != 0:

@@ -73,7 +73,8 @@ def _signs(inspection: Inspection) -> Text:
 
 def _disputed(inspection: Inspection) -> Table:
     """The tokens before which the blend was farthest from base or a trait: their probabilities, and what else."""
-    shown = ("base", "untuned", *inspection.voices[1:], "blend")
+    further = [name for name in inspection.tokens[0].probabilities if name.startswith("untuned.")]
+    shown = ("base", "untuned", *inspection.voices[1:], *further, "blend")
     table = Table(
         box=None,
         header_style="dim",

@@ -61,12 +61,15 @@ def devices() -> tuple[Device, ...]:
 
 
 def place(
-    asked: Asked | None, members: Sequence[str], adapters: Sequence[str] = (), known: Sequence[Device] | None = None
+    asked: Asked | None,
+    members: Sequence[str],
+    adapters: Mapping[str, str] | None = None,
+    known: Sequence[Device] | None = None,
 ) -> dict[str, tuple[Device, ...] | None]:
     """The devices of each member beside the CPU; None leaves the choice to llama.cpp, which takes all there are.
 
-    "tuned" stands for every trait. `adapters`: members that are adapters on untuned; they go where untuned goes, to
-    share its weights, unless a device is named for them.
+    "tuned" stands for every trait. `adapters`: by members that are adapters, the untuned member that they work on; they
+    go where that goes, to share its weights, unless a device is named for them.
 
     Raises OptionError for a name that is not there.
     """
@@ -80,14 +83,16 @@ def place(
         elif name in members:
             by_member[name] = chosen
         elif name == "tuned":
-            by_member = dict.fromkeys(members[members.index("untuned") + 1 :], chosen) | by_member
+            others = ("base", "untuned")
+            tuned = [name for name in members if name not in others and not name.startswith("untuned.")]
+            by_member = dict.fromkeys(tuned, chosen) | by_member
         else:
             raise OptionError(
                 f"a device was named for {name!r}, but the models are {', '.join(members)}",
                 hint="write --device base=NAME, or --device NAME for all models",
             )
     placed = {name: by_member.get(name, for_all) for name in members}
-    return placed | {name: placed["untuned"] for name in adapters if name not in by_member}
+    return placed | {name: placed[own] for name, own in (adapters or {}).items() if name not in by_member}
 
 
 def queueing_order(placed: Sequence[Sequence[Device] | None], known: Sequence[Device] | None = None) -> list[int]:

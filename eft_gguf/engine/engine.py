@@ -48,7 +48,7 @@ class Engine:
         members = range(len(ensemble.names))
         self._slots = [Slot(index, [[] for _ in members]) for index in range(ensemble.sequences)]
         self._clock = 0
-        self._filtered_blend = FilteredBlend(ensemble.n_vocab)
+        self._filtered_blend = FilteredBlend(ensemble.n_vocab, ensemble.untuned)
 
     def add(self, sequence: Sequence) -> None:
         """Give a sequence a slot; it takes part from the next step on.
@@ -277,7 +277,7 @@ class Engine:
         self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter
     ) -> tuple[kernels.Rows, NDArray[np.float64]]:
         """What the kernels of the blend take: these rows and their factors or, under a filter, its outcome alone."""
-        if filter.in_force(factors) == Filter():
+        if filter.in_force(factors, self.ensemble.untuned) == Filter():
             return tuple(rows), np.array([factors[member] for member in members])
         return (self._filtered_blend(tuple(rows), members, factors, filter),), np.ones(1)
 

@@ -1,8 +1,8 @@
 """The loaded models and their contexts: decodes one batch on each, hands out rows of logits.
 
-A member is one model's part in the blend: `base`, `untuned`, and one per trait (the plugin's ensembles have no base,
-which another program has loaded). Members that name the same file share
-its weights, and a trait that is a LoRA adapter sits on the weights of `untuned`; each member has a context of its own.
+A member is one model's part in the blend: `base`, `untuned`, one per trait, and further untuned models (the plugin's
+ensembles have no base, which another program has loaded). Members that name the same file share its weights, and a
+trait that is a LoRA adapter sits on the weights of its untuned model; each member has a context of its own.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ class Part:
 
 
 class Ensemble:
-    """The members, references by name, in the order of the equation's factors: base, untuned, then the traits.
+    """The members, references by name, in the order of the equation's factors, as `Family.members` has them.
 
+    untuned_of: by trait, the name of its untuned member.
     ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
     progress: called with a line of text before each file is loaded.  `order` is the one in which members are best
     decoded: those on a GPU, which takes a decode into its queue, before those that the CPU computes beside it.
@@ -48,6 +49,7 @@ class Ensemble:
     def __init__(
         self,
         members: Mapping[str, Reference],
+        untuned_of: Mapping[str, str],
         *,
         ctx: int,
         batch: int,
@@ -56,8 +58,11 @@ class Ensemble:
         progress: Callable[[str], None],
     ) -> None:
         self.names = tuple(members)
+        self.tuned = [member for member, name in enumerate(members) if name in untuned_of]
+        self.untuned = [member for member, name in enumerate(members) if name in {"untuned", *untuned_of.values()}]
         self.ctx, self.batch, self.sequences = ctx, batch, sequences
-        placed = place(hardware.device, self.names, [name for name, member in members.items() if member.adapter])
+        adapters = {name: untuned_of[name] for name, member in members.items() if member.adapter}
+        placed = place(hardware.device, self.names, adapters)
         self.order = queueing_order([placed[name] for name in self.names])
         threads = hardware.threads or default_threads(reference.path for reference in members.values())
         self._models: dict[object, Model] = {}
@@ -66,7 +71,7 @@ class Ensemble:
         try:
             for name, reference in members.items():
                 adapter = None
-                weights = members["untuned"].path if reference.adapter else reference.path
+                weights = members[untuned_of[name]].path if reference.adapter else reference.path
                 key = weights, placed[name]
                 if key not in self._models:
                     progress(f"loading {name}: {weights.name}")
@@ -101,7 +106,7 @@ class Ensemble:
     @property
     def tokenizer(self) -> Model:
         """The model whose vocabulary and template count: the first tuned one's (an adapter's is the untuned's)."""
-        return self._contexts[self.names.index("untuned") + 1].model
+        return self._contexts[self.tuned[0]].model
 
     @property
     def models(self) -> tuple[Model, ...]:

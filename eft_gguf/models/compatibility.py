@@ -24,14 +24,24 @@ class Finding:
     hint: str = ""
 
 
-def check(base: GGUFMetadata, untuned: GGUFMetadata, tuned: Mapping[str, GGUFMetadata]) -> list[Finding]:
-    """All findings about a family, errors first. `tuned` maps trait names to models or adapters."""
+def check(
+    base: GGUFMetadata,
+    untuned: GGUFMetadata,
+    tuned: Mapping[str, GGUFMetadata],
+    untuned_of: Mapping[str, str] | None = None,
+) -> list[Finding]:
+    """All findings about a family, errors first.
+
+    tuned: models or adapters by trait name, and further untuned models by theirs.
+    untuned_of: the name of the untuned model that a trait was tuned from, where it is one of the latter.
+    """
     findings: list[Finding] = []
     for role, member in {"base": base, "untuned": untuned}.items():
         findings += _check_model(role, member)
     for name, member in tuned.items():
         if member.kind == "adapter":
-            findings += _check_adapter(_role(name), member, untuned)
+            own = (untuned_of or {}).get(name, "untuned")
+            findings += _check_adapter(_role(name), member, own, tuned.get(own, untuned))
         else:
             findings += _check_model(_role(name), member)
     if not findings:
@@ -41,17 +51,22 @@ def check(base: GGUFMetadata, untuned: GGUFMetadata, tuned: Mapping[str, GGUFMet
     return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
 
 
-def require(base: GGUFMetadata, untuned: GGUFMetadata, tuned: Mapping[str, GGUFMetadata]) -> list[Finding]:
+def require(
+    base: GGUFMetadata,
+    untuned: GGUFMetadata,
+    tuned: Mapping[str, GGUFMetadata],
+    untuned_of: Mapping[str, str] | None = None,
+) -> list[Finding]:
     """The warnings and notes of `check`. Raises CompatibilityError on its first error."""
-    findings = check(base, untuned, tuned)
+    findings = check(base, untuned, tuned, untuned_of)
     for finding in findings:
         if finding.severity == "error":
             raise CompatibilityError(finding.message, hint=finding.hint)
     return findings
 
 
-def _role(trait: str) -> str:
-    return trait if trait == "tuned" else f"trait {trait}"
+def _role(name: str) -> str:
+    return name if name == "tuned" or name.startswith("untuned.") else f"trait {name}"
 
 
 def _named(role: str, member: GGUFMetadata) -> str:
@@ -74,12 +89,12 @@ def _check_model(role: str, member: GGUFMetadata) -> list[Finding]:
     return []
 
 
-def _check_adapter(role: str, adapter: GGUFMetadata, untuned: GGUFMetadata) -> list[Finding]:
+def _check_adapter(role: str, adapter: GGUFMetadata, own: str, untuned: GGUFMetadata) -> list[Finding]:
     if adapter.architecture == untuned.architecture:
         return []
     message = (
         f"{_named(role, adapter)} adapts models of architecture {adapter.architecture!r}, "
-        f"{_named('untuned', untuned)} is {untuned.architecture!r}"
+        f"{_named(own, untuned)} is {untuned.architecture!r}"
     )
     return [Finding("error", message, "give as untuned the model that the adapter was trained on")]
 

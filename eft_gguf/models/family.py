@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eft_gguf.blend.equation import Blend, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
@@ -21,26 +22,35 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+OWN_UNTUNED = "untuned."
+"""What the name of a further untuned model begins with; that of the first trait tuned from it follows."""
 BUNDLED = Path(__file__).parent.parent / "bundled" / "family.toml"
 KEYS = ("name", "base", "untuned", "tuned", "ctx", "bases_template")
-TRAIT_KEYS = ("model", "weight")
+TRAIT_KEYS = ("model", "untuned", "weight")
 CALL = "name a TOML file that describes a family"
 EXAMPLE = 'base = "large.gguf", untuned = "small.gguf" and a table [tuned] with trait = "small-tuned.gguf"'
 Parsed = tuple[str | None, str, float]  # trait name, reference, weight
+Tuned = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Mapping[str, Any]]
+"""Tuned models as Python names them; see `family_from_references`."""
 NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Trait:
-    """A tuned model, and how much its difference from untuned counts."""
+    """A tuned model, and how much its difference from untuned counts.
+
+    untuned: the model that it was tuned from, where that is not the family's.
+    """
 
     name: str
     model: Reference
     weight: float = 1.0
+    untuned: Reference | None = None
 
     def __post_init__(self) -> None:
-        # The names share a table with these three when figures per model are reported.
-        if not NAME.fullmatch(self.name) or self.name in ("base", "untuned", "blend"):
+        # The names share a table with these three, and with untuned.TRAIT, when figures per model are reported.
+        taken = self.name in ("base", "untuned", "blend") or self.name.startswith(OWN_UNTUNED)
+        if taken or not NAME.fullmatch(self.name):
             raise OptionError(
                 f"{self.name!r} cannot name a trait",
                 hint="use letters, digits, '.', '-', '_', with a letter or digit first; not base, untuned or blend",
@@ -69,13 +79,41 @@ class Family:
 
     @property
     def members(self) -> dict[str, Reference]:
-        """The models by name, in the order of the equation's factors: base, untuned, then the traits."""
-        return {"base": self.base, "untuned": self.untuned} | {trait.name: trait.model for trait in self.tuned}
+        """The models by name, in the order of the equation's factors: base, untuned, the traits, further untuned ones.
+
+        Those are called untuned.TRAIT, by the first trait that was tuned from them.
+        """
+        models = {"base": self.base, "untuned": self.untuned} | {trait.name: trait.model for trait in self.tuned}
+        untuned_of = self.untuned_of
+        for trait in self.tuned:
+            if trait.untuned:
+                models.setdefault(untuned_of[trait.name], trait.untuned)
+        return models
+
+    @property
+    def untuned_of(self) -> dict[str, str]:
+        """The untuned model that each trait is measured against: by trait name, the name of a member."""
+        names = {self.untuned.path: "untuned"}
+        found = {}
+        for trait in self.tuned:
+            path = (trait.untuned or self.untuned).path
+            found[trait.name] = names.setdefault(path, OWN_UNTUNED + trait.name)
+        return found
+
+    def factors(self, blend: Blend) -> tuple[float, ...]:
+        """The factor of each of `members` in a blend. Raises OptionError for a trait that is not the family's."""
+        untuned_of = self.untuned_of
+        number = {name: place for place, name in enumerate(dict.fromkeys(["untuned", *untuned_of.values()]))}
+        weights = blend.weights({trait.name: trait.weight for trait in self.tuned})
+        return coefficients(
+            blend.knowledge, blend.behaviour, weights, [number[untuned_of[trait.name]] for trait in self.tuned]
+        )
 
     def __post_init__(self) -> None:
         if not self.tuned:
             raise OptionError(f"family {self.name} has no tuned model", hint="give at least one")
-        for role, reference in (("base", self.base), ("untuned", self.untuned)):
+        own = [(f"the untuned model of {trait.name}", trait.untuned) for trait in self.tuned if trait.untuned]
+        for role, reference in (("base", self.base), ("untuned", self.untuned), *own):
             if reference.adapter:
                 raise OptionError(
                     f"{role} cannot be an adapter: {reference.text}",
@@ -105,15 +143,20 @@ def load_family(spec: str | Path | None = None) -> Family:
         return _family(table, path)
 
 
-def family_from_references(
-    base: str | Path, untuned: str | Path, tuned: str | Path | Sequence[str | Path] | Mapping[str, str | Path]
-) -> Family:
+def family_from_references(base: str | Path, untuned: str | Path, tuned: Tuned) -> Family:
     """A family from references as the command line takes them: tuned models as `[TRAIT=]REF[:WEIGHT]`.
 
-    A mapping's keys are the traits' names. A single tuned model may go without a name: it is called "tuned".
+    A mapping's keys are the traits' names, its values references or the keys of a trait in a family file, as in
+    `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`. A single tuned model may go without a name:
+    it is called "tuned".
     """
     if isinstance(tuned, Mapping):
-        parsed: list[Parsed] = [(name, *_parse_weight(str(ref))) for name, ref in tuned.items()]
+        traits = [
+            _trait(name, dict(entry), Path())
+            if isinstance(entry, Mapping)
+            else _referred(name, _parse_weight(str(entry)))
+            for name, entry in tuned.items()
+        ]
     else:
         several = [tuned] if isinstance(tuned, (str, Path)) else tuned
         parsed = [parse_tuned(str(text)) for text in several]
@@ -123,8 +166,8 @@ def family_from_references(
                 f"the tuned model {unnamed} has no trait name",
                 hint=f"with several tuned models each needs one: helpful={unnamed}",
             )
-    traits = tuple(Trait("tuned" if name is None else name, resolve(ref), weight) for name, ref, weight in parsed)
-    return Family("from references", resolve(base), resolve(untuned), traits)
+        traits = [_referred("tuned" if name is None else name, rest) for name, *rest in parsed]
+    return Family("from references", resolve(base), resolve(untuned), tuple(traits))
 
 
 def parse_tuned(text: str) -> Parsed:
@@ -141,7 +184,7 @@ def parse_tuned(text: str) -> Parsed:
 
 
 def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
-    """Metadata of base, untuned and tuned, as `compatibility.require` takes them. Each file is read once.
+    """Metadata of base, untuned and all other members, as `compatibility.require` takes them; each file read once.
 
     Raises ModelFileError for files that cannot be read, CompatibilityError where `lora:` and a file disagree.
     """
@@ -157,11 +200,8 @@ def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, G
             raise CompatibilityError(
                 f"{trait.model.path} is an adapter, not a model", hint=f"write {ADAPTER}{trait.model.text}"
             )
-    return (
-        read[family.base.path],
-        read[family.untuned.path],
-        {trait.name: read[trait.model.path] for trait in family.tuned},
-    )
+    base, untuned, *others = ((name, read[reference.path]) for name, reference in family.members.items())
+    return base[1], untuned[1], dict(others)
 
 
 def _exists(reference: str) -> bool:
@@ -193,9 +233,9 @@ def _family(table: dict[str, Any], path: Path) -> Family:
     traits: dict[str, Any] = _typed(table["tuned"], dict, "tuned", "a table of traits")
     return Family(
         name=_typed(table.get("name", path.stem), str, "name", "a text"),
-        base=_reference(table["base"], "base", path),
-        untuned=_reference(table["untuned"], "untuned", path),
-        tuned=tuple(_trait(name, entry, path) for name, entry in traits.items()),
+        base=_reference(table["base"], "base", path.parent),
+        untuned=_reference(table["untuned"], "untuned", path.parent),
+        tuned=tuple(_trait(name, entry, path.parent) for name, entry in traits.items()),
         ctx=None if ctx is None else _typed(ctx, int, "ctx", "a whole number"),
         path=path,
         bases_template=_template(table.get("bases_template")),
@@ -214,23 +254,29 @@ def _template(text: Any) -> str | None:
     return template
 
 
-def _trait(name: str, entry: Any, path: Path) -> Trait:
+def _referred(name: str, reference: Sequence[Any]) -> Trait:
+    text, weight = reference
+    return Trait(name, resolve(text), weight)
+
+
+def _trait(name: str, entry: Any, folder: Path) -> Trait:
     key = f"tuned.{name}"
     if not isinstance(entry, dict):
-        return Trait(name, _reference(entry, key, path))
+        return Trait(name, _reference(entry, key, folder))
     _check_keys(entry, TRAIT_KEYS, f"{key}.")
     if "model" not in entry:
         raise OptionError(f"the key '{key}.model' is missing", hint='write model = "tuned.gguf"')
     weight = entry.get("weight", 1.0)
     if type(weight) is not int:
         weight = _typed(weight, float, f"{key}.weight", "a number")
-    return Trait(name, _reference(entry["model"], f"{key}.model", path), float(weight))
+    untuned = _reference(entry["untuned"], f"{key}.untuned", folder) if "untuned" in entry else None
+    return Trait(name, _reference(entry["model"], f"{key}.model", folder), float(weight), untuned)
 
 
-def _reference(value: Any, key: str, path: Path) -> Reference:
-    text: str = _typed(value, str, key, "a path in quotes")
+def _reference(value: Any, key: str, folder: Path) -> Reference:
+    text: str = _typed(str(value) if isinstance(value, Path) else value, str, key, "a path in quotes")
     with _in(key):
-        return resolve(text, relative_to=path.parent)
+        return resolve(text, relative_to=folder)
 
 
 def _typed(value: Any, kind: type, key: str, wanted: str) -> Any:

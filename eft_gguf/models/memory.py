@@ -32,12 +32,24 @@ class Memory:
 
 
 def needed(
-    members: Mapping[str, GGUFMetadata], *, ctx: int, sequences: int = 1, kv_type: str = "f16", repack: bool = False
+    members: Mapping[str, GGUFMetadata],
+    *,
+    ctx: int,
+    sequences: int = 1,
+    kv_type: str = "f16",
+    repack: bool = False,
+    untuned_of: Mapping[str, str] | None = None,
 ) -> Memory:
-    """What members (base, untuned, traits; adapters among them) need, each with a KV cache of its own."""
+    """What members (base, untuned, traits; adapters among them) need, each with a KV cache of its own.
+
+    untuned_of: by adapter, the name of the model that it works on, where that is not untuned.
+    """
     files = {model.path: model.size_bytes for model in members.values()}
     weights = {model.path: model.size_bytes for model in members.values() if model.kind != "adapter"}
-    models = [members["untuned"] if model.kind == "adapter" else model for model in members.values()]
+    own = untuned_of or {}
+    models = [
+        members[own.get(name, "untuned")] if model.kind == "adapter" else model for name, model in members.items()
+    ]
     kv = sum(kv_bytes(model, ctx * sequences, kv_type) for model in models)
     return Memory(sum(files.values()), sum(weights.values()) if repack else 0, kv)
 

@@ -34,6 +34,29 @@ def test_traits_are_weighed_against_one_untuned():
     np.testing.assert_allclose(blended, [0.75 * 2, 0.25 * 4])
 
 
+def test_a_trait_with_an_untuned_model_of_its_own_is_measured_against_that():
+    base, untuned, helpful, cautious, own = (np.array(z, np.float32) for z in ([4, 0], [1, 1], [3, 1], [1, 5], [2, 3]))
+    # untuned + 2·(base − untuned) + 0.5·(1·(helpful − untuned) + 3·(cautious − own))
+    expected = [1 + 2 * 3 + 0.5 * (2 + 3 * -1), 1 + 2 * -1 + 0.5 * (0 + 3 * 2)]
+    factors = coefficients(2, 0.5, [1, 3], untuned=[0, 1])
+    assert factors == (2, -1.5, 0.5, 1.5, -1.5)
+    np.testing.assert_allclose(blend_logits([base, untuned, helpful, cautious, own], factors), expected)
+
+
+@pytest.mark.parametrize(
+    ("weights", "untuned", "factors"),
+    [
+        ([1, 0], [0, 1], (1, -1, 1, 0, 0)),  # a weight of 0 takes the trait's untuned model out as well
+        ([0, 1], [0, 1], (1, 0, 0, 1, -1)),
+        ([0.5, 0.25], [1, 1], (1, 0, 0.5, 0.25, -0.75)),  # both tuned from the same other model
+        ([0.5, 0.25], [1, 2], (1, 0, 0.5, 0.25, -0.5, -0.25)),
+        ([0.5, 0.25], [0, 0], (1, -0.75, 0.5, 0.25)),
+    ],
+)
+def test_factors_with_further_untuned_models(weights, untuned, factors):
+    assert coefficients(1, 1, weights, untuned) == factors
+
+
 @pytest.mark.parametrize(
     ("dials", "factors"),
     [

@@ -55,6 +55,19 @@ def test_untuned_floor_takes_away_what_a_tiny_denominator_gives():
     np.testing.assert_allclose(result, np.array([1, 2, 2, 2]) / 7, rtol=1e-6)
 
 
+def test_untuned_floor_holds_for_every_untuned_model():
+    untuned, own = [0.5, 0.25, 0.24, 0.01], [0.01, 0.24, 0.25, 0.5]
+    rows = [np.log(np.array(p)).astype(np.float32) for p in (UNIFORM, untuned, UNIFORM, UNIFORM, own)]
+    factors = coefficients(1, 1, [1, 1], untuned=[0, 1])
+    # Floored at 0.25 the two are 0.5, 0.25, 0.25, 0.25 and 0.25, 0.25, 0.25, 0.5: their product divides.
+    result = np.exp(log_softmax(filtered_logits(rows, factors, Filter(untuned_floor=math.log(0.25)), (1, 4))))
+    np.testing.assert_allclose(result, np.array([1, 2, 2, 1]) / 6, rtol=1e-6)
+    # The first trait alone at weight 0: the floor still counts, for the other's untuned model.
+    factors = coefficients(1, 1, [0, 1], untuned=[0, 1])
+    assert Filter(untuned_floor=-2).in_force(factors, (1, 4)) == Filter(untuned_floor=-2)
+    assert Filter(untuned_floor=-2).in_force(factors) == Filter()
+
+
 def test_filters_combine():
     base, untuned, tuned = [0.4, 0.3, 0.2, 0.1], [0.5, 0.25, 0.24, 0.01], [0.4, 0.3, 0.2, 0.1]
     options = {"untuned_floor": math.log(0.25), "base_top_p": 0.9, "base_min_p": 0.6, "tuned_top_p": 0.4}

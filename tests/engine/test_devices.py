@@ -45,9 +45,9 @@ def test_for_all_and_member_by_member(asked, expected):
 
 
 def test_an_adapter_goes_where_untuned_goes_unless_it_is_named():
-    assert placed("untuned=CPU", adapters=["rare"])["rare"] == ["CPU"]
-    assert placed(["untuned=CPU", "MTL0"], adapters=["rare"])["rare"] == ["CPU"]
-    assert placed(["untuned=CPU", "rare=MTL0"], adapters=["rare"])["rare"] == ["MTL0"]
+    assert placed("untuned=CPU", adapters={"rare": "untuned"})["rare"] == ["CPU"]
+    assert placed(["untuned=CPU", "MTL0"], adapters={"rare": "untuned"})["rare"] == ["CPU"]
+    assert placed(["untuned=CPU", "rare=MTL0"], adapters={"rare": "untuned"})["rare"] == ["MTL0"]
 
 
 @pytest.mark.parametrize(

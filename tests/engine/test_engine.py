@@ -37,6 +37,7 @@ def make(tiny):
         opened.append(
             ensemble(
                 family.members,
+                family.untuned_of,
                 ctx=ctx,
                 batch=batch,
                 sequences=sequences,

@@ -155,3 +155,16 @@ def test_errors_come_first(make: Maker) -> None:
     }
     severities = [finding.severity for finding in check(make("large"), make("small"), traits)]
     assert severities == ["error", "warning", "note"]
+
+
+def test_a_further_untuned_model_is_compared_and_its_adapter_held_to_it(make: Maker) -> None:
+    base, small = make("base"), make("small")
+    other = make("other", tokens=[*TOKENS[:-1], b"\xc4\xa0elsewhere"])
+    finding = only(check(base, small, {"kind": make("kind"), "untuned.kind": other}), "error")
+    assert "base (base.gguf) and untuned.kind (other.gguf) have different vocabularies" in finding.message
+    adapter = make.adapter(architecture="gemma3")
+    own = make("own", architecture="gemma3")
+    untuned_of = {"kind": "untuned.kind"}
+    assert check(base, small, {"kind": adapter, "untuned.kind": own}, untuned_of) == []
+    finding = only(check(base, small, {"kind": adapter, "untuned.kind": small}, untuned_of), "error")
+    assert "untuned.kind (small.gguf) is 'llama'" in finding.message

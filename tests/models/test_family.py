@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from eft_gguf.blend.equation import Blend
 from eft_gguf.errors import CompatibilityError, EFTError, ModelFileError, OptionError
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import (
@@ -239,6 +240,52 @@ def test_an_existing_path_wins(folder: Path, name: str) -> None:
     assert parse_tuned(f"kind={name}:0.5") == ("kind", name, 0.5)
     family = family_from_references("large.gguf", "small.gguf", {"kind": name})
     assert family.tuned[0].model.path == Path(name)
+
+
+# --- traits with an untuned model of their own ---
+
+
+def test_a_trait_may_have_an_untuned_model_of_its_own(folder: Path) -> None:
+    text = HEAD + (
+        '[tuned]\nhelpful = "helpful.gguf"\n[tuned.kind]\nmodel = "cautious.gguf"\nuntuned = "large.gguf"\nweight = 2\n'
+        '[tuned.style]\nmodel = "lora:lora.gguf"\nuntuned = "large.gguf"\n'
+        '[tuned.same]\nmodel = "cautious.gguf"\nuntuned = "small.gguf"\n'
+    )
+    family = load(folder, text)
+    # One untuned model that two traits were tuned from is one member, and the family's own needs no other.
+    assert list(family.members) == ["base", "untuned", "helpful", "kind", "style", "same", "untuned.kind"]
+    assert family.members["untuned.kind"].path == folder / "large.gguf"
+    assert family.untuned_of == {
+        "helpful": "untuned",
+        "kind": "untuned.kind",
+        "style": "untuned.kind",
+        "same": "untuned",
+    }
+    blend = Blend(behaviour=0.5, traits={"style": 0.5, "same": 4})
+    # base, untuned, helpful, kind, style, same, untuned.kind
+    assert family.factors(blend) == (1, -2.5, 0.5, 1, 0.25, 2, -1.25)
+    base, untuned, others = read_family(family)
+    assert list(others) == ["helpful", "kind", "style", "same", "untuned.kind"]
+    assert require(base, untuned, others, family.untuned_of) == []
+
+
+def test_python_names_it_as_a_family_file_does(folder: Path) -> None:
+    tuned = {
+        "helpful": "helpful.gguf:0.5",
+        "kind": {"model": "cautious.gguf", "untuned": Path("large.gguf"), "weight": 2},
+    }
+    family = family_from_references("large.gguf", "small.gguf", tuned)
+    assert [(trait.name, trait.weight) for trait in family.tuned] == [("helpful", 0.5), ("kind", 2)]
+    assert family.tuned[1].untuned == Reference("large.gguf", Path("large.gguf"))
+    with pytest.raises(OptionError, match=r"'tuned.kind.untunned' is unknown"):
+        family_from_references("large.gguf", "small.gguf", {"kind": {"model": "cautious.gguf", "untunned": "x.gguf"}})
+
+
+def test_it_must_be_a_model_and_its_name_is_taken(folder: Path) -> None:
+    with pytest.raises(OptionError, match=r"the untuned model of kind cannot be an adapter: lora:lora.gguf"):
+        load(folder, HEAD + '[tuned]\nkind = {model = "helpful.gguf", untuned = "lora:lora.gguf"}\n')
+    with pytest.raises(OptionError, match=r"'untuned.kind' cannot name a trait"):
+        Trait("untuned.kind", Reference("m", Path("m")))
 
 
 # --- what the files say ---

@@ -1,0 +1,111 @@
+"""Text ↔ token ids: what each model reads of a prompt, and the ids that replies were sampled as."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+from eft_gguf.engine.ensemble import Ensemble
+from eft_gguf.engine.llama import Model
+from eft_gguf.engine.sequence import Sequence
+from eft_gguf.errors import ContextError, EFTError
+from eft_gguf.models.chat import render
+
+Messages = Seq[Mapping[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a prompt is to the members: the text that each of them reads, and its token ids."""
+
+    texts: list[str]
+    ids: list[list[int]]
+
+
+class Prompts:
+    """Reads prompts for the members of an ensemble, and remembers the ids of the last `remembered` texts.
+
+    bases_template: the Jinja template by which base and untuned models read a chat, where it is not the tuned model's.
+    """
+
+    def __init__(self, ensemble: Ensemble, *, bases_template: str | None, remembered: int) -> None:
+        self._ensemble = ensemble
+        self._bases_template = bases_template
+        # Text and ids of the last replies with their prompts: see _chat_ids.
+        self.transcripts: deque[tuple[str, list[int]]] = deque(maxlen=remembered)
+
+    def read(self, prompt: str | Messages) -> Prompt:
+        """The prompt as the members read it: messages by the template, a string as plain text.
+
+        Raises ContextError for control tokens that not all models know, EFTError where the models were closed.
+        """
+        model = self._model()
+        members = range(len(self._ensemble.names))
+        if isinstance(prompt, str):
+            ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
+            self.require_shared("prompt", ids)
+            return Prompt([prompt for _ in members], [ids for _ in members])
+        template = model.chat_template() or ""
+        bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
+        for_tuned = for_bases = render(prompt, template=template, bos=bos, eos=eos)
+        if self._bases_template is not None:
+            for_bases = render(prompt, template=self._bases_template, bos=bos, eos=eos)
+        by_text = {text: self._chat_ids(text) for text in {for_tuned, for_bases}}
+        self.require_shared("prompt", *by_text.values())
+        texts = [for_tuned if member in self._ensemble.tuned else for_bases for member in members]
+        return Prompt(texts, [by_text[text] for text in texts])
+
+    def reply_ids(self, prompt: Prompt, reply: str) -> list[int]:
+        """Token ids of a reply's text: those that were sampled, if it is a late one; else as the whole text's end."""
+        text, prompt_ids = prompt.texts[self._ensemble.tuned[0]], prompt.ids[self._ensemble.tuned[0]]
+        for said, ids in reversed(self.transcripts):
+            if said == text + reply and ids[: len(prompt_ids)] == prompt_ids:
+                return ids[len(prompt_ids) :]
+        # Some tokenizers put a space before every text, which by itself the reply would begin with.
+        model = self._model()
+        whole = model.tokenize(text + reply, special=True)
+        if model.add_bos and whole[:1] != prompt_ids[:1]:
+            whole = [model.bos, *whole]
+        if whole[: len(prompt_ids)] == prompt_ids:
+            return whole[len(prompt_ids) :]
+        return model.tokenize(reply, special=True)
+
+    def remember(self, texts: Seq[str], sequence: Sequence) -> None:
+        """Keep the ids of a conversation, without the end token, which the template writes again."""
+        if sequence.generated and not self._ensemble.closed:
+            said = b"".join(map(self._ensemble.tokenizer.piece, sequence.generated)).decode("utf-8", "replace")
+            ended = sequence.generated[-1] in self._ensemble.end_tokens
+            for text, ids in dict(zip(texts, sequence.ids, strict=True)).items():
+                self.transcripts.append((text + said, ids[:-1] if ended else ids))
+
+    def require_shared(self, what: str, *texts: Seq[int]) -> None:
+        """Raise ContextError for a token id that not all models know."""
+        n_vocab = self._ensemble.n_vocab
+        unknown = next((token for ids in texts for token in ids if not 0 <= token < n_vocab), None)
+        if unknown is not None:
+            raise ContextError(
+                f"token {unknown} of the {what} is beyond the {n_vocab:,} tokens that all models share",
+                hint=f"word the {what} without the tuned model's own control tokens",
+            )
+
+    def _chat_ids(self, text: str) -> list[int]:
+        """Token ids of a rendered conversation, with the very ids that were sampled for replies it repeats.
+
+        A reply's text often has another tokenization than the one that was sampled, and then everything after it
+        would have to be decoded again. So where an earlier conversation is the beginning of this one, its ids are
+        kept, provided that what follows begins with a control token, across which no token can reach.
+        """
+        model = self._model()
+        for earlier, ids in sorted(self.transcripts, key=lambda pair: -len(pair[0])):
+            if text.startswith(earlier):
+                rest = model.tokenize(text[len(earlier) :], special=True)
+                if rest and model.is_control(rest[0]):
+                    return ids + rest
+        return model.tokenize(text, special=True)
+
+    def _model(self) -> Model:
+        if self._ensemble.closed:
+            raise EFTError("these models were closed", hint="open the family again")
+        return self._ensemble.tokenizer
