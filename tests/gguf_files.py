@@ -28,6 +28,7 @@ def write_model(
     template: str | None = TEMPLATE,
     merges: Sequence[str] = (),
     tensors: int = 2,
+    extra: Mapping[str, int] | None = None,
 ) -> Path:
     """Write a file of `tensors` tensors of 8 × 32 numbers each; what is None is left out."""
     writer = GGUFWriter(path, architecture)
@@ -50,6 +51,8 @@ def write_model(
             writer.add_uint32(f"tokenizer.ggml.{role}_token_id", index)
         if template is not None:
             writer.add_chat_template(template)
+    for key, value in (extra or {}).items():
+        writer.add_uint32(key, value)
     for index in range(tensors):
         writer.add_tensor(f"blk.{index}.weight", np.full((8, 32), index, np.float32))
     writer.write_header_to_file()

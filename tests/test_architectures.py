@@ -93,14 +93,14 @@ def test_later_turns_read_what_a_fresh_start_reads(models: Models, series: str) 
         first = eft.complete(QUESTION, sampling=GREEDY)
         talk = [*QUESTION, {"role": "assistant", "content": first.text}, {"role": "user", "content": "the he"}]
         # A random reply is rarely text: which ids it was sampled as must be known.
-        transcripts = list(eft._transcripts)
+        transcripts = list(eft._prompts.transcripts)
         second = eft.complete(talk, sampling=GREEDY)
         # The last question is asked otherwise: what followed it is to be dropped.
         otherwise = [*talk[:-1], {"role": "user", "content": "the te"}]
         third = eft.complete(otherwise, sampling=GREEDY)
     for later, messages in ((second, talk), (third, otherwise)):
         with up(models) as eft:
-            eft._transcripts.extend(transcripts)
+            eft._prompts.transcripts.extend(transcripts)
             fresh = eft.complete(messages, sampling=GREEDY)
         assert fresh.timings.cached_tokens == 0
         # A router may choose another expert for rounding alone, after which logits differ by 0.5.

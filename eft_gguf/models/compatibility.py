@@ -81,7 +81,7 @@ def _check_model(role: str, member: GGUFMetadata) -> list[Finding]:
     if member.kind != "model":
         hint = "give the language model itself, not the file that goes with it"
         return [Finding("error", f"{name} holds no language model, its type is {member.kind!r}", hint)]
-    if member.tensor_count == 0:
+    if not member.tensors:
         hint = "give a file with weights; files with only a vocabulary are for tests of tokenizers"
         return [Finding("error", f"{name} holds no weights", hint)]
     if member.vocabulary is None or member.vocabulary.size == 0:

@@ -72,11 +72,20 @@ class StringArray:
 
 
 @dataclass(frozen=True, slots=True)
+class Tensor:
+    """llama.cpp's number for the type, how many numbers it holds, and in how many bytes."""
+
+    kind: int
+    elements: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
-    """All that a GGUF file says before its data: values by key, number of tensors, size of the file."""
+    """All that a GGUF file says before its data: values by key, tensors by name, size of the file."""
 
     values: dict[str, Any]
-    tensor_count: int
+    tensors: dict[str, Tensor]
     size_bytes: int
 
 
@@ -140,13 +149,13 @@ class _Walker:
             if key in values:
                 raise self.damaged(f"the key {key!r} comes twice")
             values[key] = self.value(*self.unpack("I"))
-        end = self.data_end(tensors, values.get("general.alignment", 32))
+        listed, end = self.tensors(tensors, values.get("general.alignment", 32))
         if end > self.size:
             raise ModelFileError(
                 f"{self.path} is cut short: its tensors need {end:,} bytes, the file has {self.size:,}",
                 hint=DAMAGED_HINT,
             )
-        return Header(values, tensors, self.size)
+        return Header(values, listed, self.size)
 
     def damaged(self, what: str) -> ModelFileError:
         return ModelFileError(
@@ -221,23 +230,25 @@ class _Walker:
             position += 8 + unpack(data, position)[0]
         return starts
 
-    def data_end(self, count: int, alignment: Any) -> int:
-        """Where the data of the last tensor ends, were the file whole."""
+    def tensors(self, count: int, alignment: Any) -> tuple[dict[str, Tensor], int]:
+        """The tensors by name, and where the data of the last one ends, were the file whole."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self.damaged(f"an alignment of {alignment!r}, which is no power of two")
-        names, needed = set(), 0
+        found: dict[str, Tensor] = {}
+        needed = 0
         for _ in range(count):
             name = self.text()
-            if name in names:
+            if name in found:
                 raise self.damaged(f"the tensor {name!r} comes twice")
-            names.add(name)
             (dimensions,) = self.unpack("I")
             if dimensions > 4:
                 raise self.damaged(f"the tensor {name!r} has {dimensions:,} dimensions")
             *shape, kind, offset = self.unpack(f"{dimensions}QIQ")
             elements, size = BLOCKS.get(kind, (1, 0))
-            needed = max(needed, offset + math.prod(shape) // elements * size)
-        return -(-self.position // alignment) * alignment + needed if count else self.position
+            numbers = math.prod(shape)
+            found[name] = Tensor(kind, numbers, numbers // elements * size)
+            needed = max(needed, offset + found[name].size_bytes)
+        return found, -(-self.position // alignment) * alignment + needed if count else self.position
 
 
 _U64 = struct.Struct("<Q")

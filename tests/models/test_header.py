@@ -87,7 +87,7 @@ def test_reads_every_kind_of_value(tmp_path: Path) -> None:
 
 def test_reads_tensors_and_size(model: Path) -> None:
     found = read_header(model)
-    assert found.tensor_count == 2
+    assert len(found.tensors) == 2
     assert found.size_bytes == model.stat().st_size
 
 

@@ -23,7 +23,7 @@ def test_a_model(tmp_path: Path) -> None:
     path = write_model(tmp_path / "tiny.gguf", architecture="qwen2", name="Tiny", ctx=128)
     found = read_metadata(str(path))
     assert (found.path, found.architecture, found.name, found.kind) == (path, "qwen2", "Tiny", "model")
-    assert (found.ctx_train, found.tensor_count, found.size_bytes) == (128, 2, path.stat().st_size)
+    assert (found.ctx_train, len(found.tensors), found.size_bytes) == (128, 2, path.stat().st_size)
     assert found.chat_template == TEMPLATE
 
 
@@ -170,3 +170,28 @@ def test_real_models() -> None:
     begin = time.process_time()
     read_metadata(REAL / "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf")
     assert time.process_time() - begin < 0.1
+
+
+def split(folder: Path, *names: str) -> list[Path]:
+    paths = [folder / name for name in names]
+    for path in paths:
+        write_model(path, extra={"split.count": len(paths)}, tensors=2)
+    return paths
+
+
+def test_a_model_in_several_files(tmp_path: Path) -> None:
+    first, second = split(tmp_path, "big-00001-of-00002.gguf", "big-00002-of-00002.gguf")
+    assert read_metadata(first).size_bytes == first.stat().st_size + second.stat().st_size
+    with pytest.raises(ModelFileError, match="not the first part") as caught:
+        read_metadata(second)
+    assert str(first) in caught.value.hint
+    second.unlink()
+    with pytest.raises(ModelFileError, match=r"no file .*00002-of-00002\.gguf"):
+        read_metadata(first)
+
+
+def test_a_part_under_another_name(tmp_path: Path) -> None:
+    first, _ = split(tmp_path, "renamed.gguf", "other.gguf")
+    with pytest.raises(ModelFileError, match="its name does not say which") as caught:
+        read_metadata(first)
+    assert "MODEL-00001-of-00002.gguf" in caught.value.hint
