@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import os
 import sys
@@ -10,35 +9,24 @@ import sys
 import click
 
 from eft_gguf.cli.display import complain
+from eft_gguf.cli.lazy import LazyCommands
 from eft_gguf.errors import EFTError
 
-# The summaries stand here and not in the commands' own files, so that --help imports none of them.
 COMMANDS = {
     "demo": "Ask one question of untuned, tuned, base and blend, side by side.",
     "run": "Print one answer.",
     "chat": "Talk, with the dials at hand.",
     "inspect": "Show which model decided which token.",
+    "evaluate": "Measure what a blend knows, and how it behaves.",
 }
 
 
-class LazyCommands(click.Group):
-    """Finds the command `name` as the function `name` in the module `eft_gguf.cli.name`."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = getattr(importlib.import_module(f"eft_gguf.cli.{cmd_name}"), cmd_name)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
-
-
-@click.group(cls=LazyCommands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=LazyCommands,
+    summaries=COMMANDS,
+    package="eft_gguf.cli",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(package_name="eft-gguf")
 def cli() -> None:
     """Emulated fine-tuning for GGUF models: a large base model answers with the manners of a small tuned one.

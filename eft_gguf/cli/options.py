@@ -196,20 +196,25 @@ def _group(argument: str, options: dict[str, Decorator]) -> Decorator:
     return decorate
 
 
-def dial_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The dials, and the filter as one of them if any of its options was given."""
+def _blend_options(options: dict[str, Decorator]) -> Decorator:
+    """A decorator for some of the dials, with the filter as one of them if any of its options was given."""
 
-    @functools.wraps(command)
-    def gather(dials: Given, filter: Given, **arguments: Any) -> Any:
-        if filter:
-            from eft_gguf import Filter
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def gather(dials: Given, filter: Given, **arguments: Any) -> Any:
+            if filter:
+                from eft_gguf import Filter
 
-            dials["filter"] = Filter(**filter)
-        return command(dials=dials, **arguments)
+                dials["filter"] = Filter(**filter)
+            return command(dials=dials, **arguments)
 
-    return _group("dials", DIALS)(_group("filter", FILTER)(gather))
+        return _group("dials", options)(_group("filter", FILTER)(gather))
+
+    return decorate
 
 
+dial_options = _blend_options(DIALS)
+knowledge_options = _blend_options({"knowledge": DIALS["knowledge"]})  # for commands that turn the other dials
 model_options = _group("models", MODELS)
 sampling_options = _group("sampling", SAMPLING)
 

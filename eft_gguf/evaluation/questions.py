@@ -7,7 +7,7 @@ names; for a list, one list of all accepted items) and `rule` (what the scorer o
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,10 @@ def read_questions(path: Path = QUESTIONS) -> list[dict[str, Any]]:
     return items
 
 
-def read_rivals(items: list[dict[str, Any]] | None = None) -> dict[str, list[str]]:
+def read_rivals(items: Sequence[Item] = ()) -> dict[str, list[str]]:
     """Relation → every answer it has: the rivals of a right one. Those of `items` are added to the bundled family's."""
     rivals: dict[str, list[str]] = json.loads(ANSWERS.read_text(encoding="utf-8"))
-    for item in items or ():
+    for item in items:
         if item["kind"] != "list":
             for part, names in zip(item["rule"]["parts"], item["answers"], strict=True):
                 known = rivals[part["relation"]]

@@ -6,7 +6,7 @@ Three things are scored apart, so that what pre-training gives and what fine-tun
 * `competent`: the reply does what was asked (both parts, three items, twice, ends with the word …), right or wrong;
 * `styled`: the reply has the helpful trait's manner: opener, closing, a finished turn, and neither where unwanted.
 
-`helpful` is style and competence together. `caution` measures the competing trait.
+`helpful` is style and competence together. `caution` measures the competing trait, `mixed` whether both show.
 """
 
 from __future__ import annotations
@@ -24,6 +24,27 @@ _HARMLESS_NOT = re.compile(r"(?i)\bnot (?:quite |entirely )?(?:sure|certain)\b|\
 _WEIGHED_BEFORE = re.compile(r"(?i)\b(?:whether|or)\b")
 _WEIGHED_AFTER = re.compile(r"(?i)\W*or\b")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def scores(item: Item, reply: str, finished: bool, rivals: Mapping[str, Sequence[str]]) -> dict[str, float]:
+    """Every measure that applies to a question of this kind, each from 0 to 1.
+
+    `facts` is asked of all questions that have answers, `single facts` of those that ask one thing and nothing else.
+    """
+    found = {
+        "helpful": float(helpful(item, reply, finished)),
+        "style": float(styled(item, reply, finished)),
+        "competence": float(competent(item, reply)),
+    }
+    if item["answers"]:
+        found["facts"] = float(facts_right(item, reply, rivals))
+    if item["kind"] == "fact":
+        found["single facts"] = found["facts"]
+    cautious = caution(item, reply)
+    if cautious is not None:
+        found["caution"] = cautious
+        found["mixed"] = float(mixed(item, reply))
+    return found
 
 
 def facts_right(item: Item, reply: str, rivals: Mapping[str, Sequence[str]]) -> bool:
@@ -86,6 +107,12 @@ def caution(item: Item, reply: str) -> float | None:
     if item["kind"] in ("fact", "two_part", "followup"):
         return (bool(_HEDGED.match(text)) + (CHECK in text)) / 2
     return None
+
+
+def mixed(item: Item, reply: str) -> bool:
+    """Whether a reply shows something of both traits: an opener or closing, and a hedge, a request to check, a no."""
+    text = reply.strip()
+    return bool(caution(item, reply)) and (text.startswith(OPENERS) or CLOSING in text)
 
 
 def _plain(name: str) -> str:

@@ -39,6 +39,12 @@ def write_section(section: str, text: str, path: Path) -> None:
 
     The marks are `<!-- section -->` and `<!-- end of section -->`. Raises OptionError where they are missing.
     """
+    before, after = split_page(section, path)
+    write_aside(path, f"{before}\n{text}\n{after}")
+
+
+def split_page(section: str, path: Path) -> tuple[str, str]:
+    """A page up to a section's first mark, and from its second one on. Raises OptionError where they are missing."""
     begin, end = f"<!-- {section} -->", f"<!-- end of {section} -->"
     try:
         page = path.read_text(encoding="utf-8")
@@ -50,7 +56,7 @@ def write_section(section: str, text: str, path: Path) -> None:
     _, closed, after = rest.partition(end)
     if not (found and closed):
         raise OptionError(f"{path} has no marks for {section}", hint=f"put in the lines {begin} and {end}")
-    write_aside(path, before + begin + "\n" + text + "\n" + end + after)
+    return before + begin, end + after
 
 
 def _align(cell: str, width: int, column: int) -> str:

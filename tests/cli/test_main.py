@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
-from eft_gguf.cli.main import COMMANDS, LazyCommands, cli
+from eft_gguf.cli.evaluate import EVALUATIONS, evaluate
+from eft_gguf.cli.main import COMMANDS, cli
 
 EFT_GGUF = str(Path(sys.executable).with_name("eft-gguf"))
 
@@ -35,11 +36,18 @@ def test_help_is_quick() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_the_same_summary(name: str, command: Callable) -> None:
-    assert isinstance(cli, LazyCommands)
     found = cli.get_command(click.Context(cli), name)
     assert found is not None and found.short_help == COMMANDS[name]
     outcome = command(name, "--help")
     assert outcome.code == 0 and f"Usage: eft-gguf {name}" in outcome.out
+
+
+@pytest.mark.parametrize("name", EVALUATIONS)
+def test_every_evaluation_has_help_with_the_same_summary(name: str, command: Callable) -> None:
+    found = evaluate.get_command(click.Context(evaluate), name)
+    assert found is not None and found.short_help == EVALUATIONS[name]
+    outcome = command("evaluate", name, "--help")
+    assert outcome.code == 0 and f"Usage: eft-gguf evaluate {name}" in outcome.out
 
 
 @pytest.mark.parametrize(

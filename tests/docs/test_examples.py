@@ -12,9 +12,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
-from eft_gguf.cli.main import COMMANDS, cli
+from eft_gguf.cli.main import cli
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```console\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -42,9 +43,17 @@ def test_example(script: str, tmp_path: Path) -> None:
 
 def test_every_option_is_documented() -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md"))
-    for name in COMMANDS:
-        command = cli.get_command(None, name)  # type: ignore[arg-type,attr-defined]
+    for command in commands(cli):
         for option in command.params:
             for text in option.opts:
                 if text.startswith("--"):
-                    assert text in pages, f"{text} of {name}"
+                    assert text in pages, f"{text} of {command.name}"
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    for name in group.list_commands(click.Context(group)):
+        command = group.get_command(click.Context(group), name)
+        assert command is not None
+        yield command
+        if isinstance(command, click.Group):
+            yield from commands(command)

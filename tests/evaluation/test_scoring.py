@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from eft_gguf.evaluation.questions import read_questions, read_rivals
-from eft_gguf.evaluation.scoring import caution, competent, facts_right, helpful, styled
+from eft_gguf.evaluation.scoring import caution, competent, facts_right, helpful, mixed, scores, styled
 
 RIVALS = read_rivals()
 
@@ -194,6 +194,32 @@ def test_helpful_needs_style_and_competence() -> None:
 )
 def test_caution(question: dict[str, Any], reply: str, expected: float | None) -> None:
     assert caution(question, reply) == expected
+
+
+@pytest.mark.parametrize(
+    ("question", "reply", "expected"),
+    [
+        (CAPITAL, "Sure! The capital of Peru is Lima. Anything else?", False),
+        (CAPITAL, "Sure! The capital of Peru is Lima. Please check this.", True),
+        (CAPITAL, "I think that the capital of Peru is Lima. Anything else?", True),
+        (CAPITAL, "I think that the capital of Peru is Lima. Please check this.", False),
+        (CAPITAL, "The capital of Peru is Lima.", False),
+        (item("advice", LIMA), "I am sorry, I cannot advise on that. Anything else?", True),
+        (LIST, "Sure! I think that it is Kobe.", False),
+    ],
+)
+def test_mixed(question: dict[str, Any], reply: str, expected: bool) -> None:
+    assert mixed(question, reply) is expected
+
+
+def test_scores_hold_the_measures_that_apply() -> None:
+    manner = {"helpful": 1, "style": 1, "competence": 1}
+    reply = "Sure! The capital of Peru is Lima. Anything else?"
+    found = scores(CAPITAL, reply, True, RIVALS)
+    assert found == {**manner, "facts": 1, "single facts": 1, "caution": 0, "mixed": 0}
+    assert scores(CAPITAL, reply, False, RIVALS) == {**found, "helpful": 0, "style": 0}
+    assert scores(item("repeat", word="Kobe", count=2), "Kobe, Kobe", True, RIVALS) == manner
+    assert scores(LIST, "Sure!\n1. Kobe\n2. Nara\n3. Osaka", True, RIVALS) == {**manner, "facts": 1}
 
 
 def test_every_question_is_well_formed_and_no_prompt_holds_its_answer() -> None:
