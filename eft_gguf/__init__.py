@@ -12,6 +12,7 @@ from eft_gguf.errors import (
     LoadError,
     ModelFileError,
     OptionError,
+    QueueFullError,
 )
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ __all__ = [
     "LoadError",
     "ModelFileError",
     "OptionError",
+    "QueueFullError",
     "Sampling",
     "Score",
     "Timings",

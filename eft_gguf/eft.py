@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import secrets
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,7 +17,7 @@ from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
 from eft_gguf.engine.devices import Asked
-from eft_gguf.engine.engine import Engine
+from eft_gguf.engine.engine import QUEUE, Engine
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
 from eft_gguf.engine.hardware import Hardware
@@ -77,7 +80,9 @@ class Score:
 class EFT:
     """A family of models, loaded, that answers as one.
 
-    Make one with `EFT.open` or `EFT.bundled`, and close it, or use it in a `with` statement. One thread at a time.
+    Make one with `EFT.open` or `EFT.bundled`, and close it, or use it in a `with` statement. One thread at a time:
+    replies may be under way side by side, in iterators that are asked in any order, but all in one thread. What one of
+    them is asked for lets all go on.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class EFT:
         kv_type: str = "f16",
         repack: bool = False,
         sequences: int = 1,
+        queue: int = QUEUE,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         hardware = Hardware(threads, gpu_layers, device, flash_attn, kv_type, repack)
@@ -118,7 +124,7 @@ class EFT:
             hardware=hardware,
             progress=progress or (lambda line: None),
         )
-        self._engine = Engine(self._ensemble)
+        self._engine = Engine(self._ensemble, queue=queue)
         self._prompts = Prompts(self._ensemble, bases_template=family.bases_template, remembered=2 * sequences)
 
     @classmethod
@@ -135,9 +141,10 @@ class EFT:
 
         tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references, or to the
         keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.
-        options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), progress (called with lines
-        of text while loading); of the machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU",
-        or by member: {"base": "MTL0"}), flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
+        options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), queue (how many may wait),
+        progress (called with lines of text while loading); of the machine, as in `Hardware`: threads, gpu_layers (−1
+        all, 0 none), device ("CPU", or by member: {"base": "MTL0"}), flash_attn ("auto", "on", "off"), kv_type ("f16",
+        "q8_0", …), repack.
 
         Raises OptionError, ModelFileError, CompatibilityError, ContextError or LoadError, each with a hint.
         """
@@ -173,8 +180,8 @@ class EFT:
     ) -> Generator[Chunk, None, None]:
         """Continue `prompt` as plain text, chunk by chunk. Closing the iterator cancels the rest.
 
-        Raises OptionError for an unknown trait, ContextError for a prompt that does not fit; both at once, not at
-        the first chunk.
+        Raises OptionError for an unknown trait, ContextError for a prompt that does not fit, QueueFullError where too
+        many replies are under way; all at once, not at the first chunk.
         """
         return self._start(self._prompts.read(prompt), blend, sampling)
 
@@ -188,15 +195,36 @@ class EFT:
         self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """A whole reply: to messages by the template, to a string as plain text. Raises as `stream` does."""
-        if isinstance(prompt, str):
-            chunks = list(self.stream(prompt, blend=blend, sampling=sampling))
-        else:
-            chunks = list(self.chat(prompt, blend=blend, sampling=sampling))
-        last = chunks[-1]
-        tokens = [chunk.token for chunk in chunks if chunk.token is not None]
-        text = "".join(chunk.text for chunk in chunks)
-        alternatives = [chunk.alternatives for chunk in chunks if chunk.alternatives is not None]
-        return Completion(text, tokens, last.finish_reason or "", last.timings, alternatives)
+        return _joined(list(self._start(self._prompts.read(prompt), blend, sampling)))
+
+    def streams(
+        self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
+    ) -> Generator[tuple[int, Chunk], None, None]:
+        """`n` replies to one prompt side by side: the number of a reply, from 0, and its next chunk.
+
+        The prompt is read once. As many are under way as `sequences` allows, the others follow. Their seeds are the
+        one of `sampling`, or one that is drawn, and those after it: each is what `complete` gives with its seed.
+        Closing the iterator cancels all. Raises as `stream` does.
+        """
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise OptionError(f"n must be a whole number, 1 or more, not {n!r}", hint="n replies are made")
+        sampling = sampling or Sampling()
+        seed = secrets.randbelow(2**32) if sampling.seed is None else sampling.seed
+        read = self._prompts.read(prompt)
+        replies = [
+            partial(self._start, read, blend, replace(sampling, seed=(seed + number) % 2**32)) for number in range(n)
+        ]
+        first = {number: reply() for number, reply in enumerate(replies[: self._ensemble.sequences])}
+        return _in_turns(first, dict(enumerate(replies)))
+
+    def completions(
+        self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
+    ) -> list[Completion]:
+        """`n` whole replies to one prompt, as `streams` makes them."""
+        chunks: list[list[Chunk]] = [[] for _ in range(n)] if isinstance(n, int) else []
+        for number, chunk in self.streams(prompt, n, blend=blend, sampling=sampling):
+            chunks[number].append(chunk)
+        return [_joined(reply) for reply in chunks]
 
     def greedy_replies(
         self, prompt: str | Messages, blends: Seq[Blend], *, max_tokens: int | None = None
@@ -298,9 +326,11 @@ class EFT:
             while reason is None:
                 model = self._tokenizer()
                 # Another reply's step may have brought tokens of this one as well.
-                if shown == len(sequence.generated):
+                if shown == len(sequence.generated) and sequence.error is None:
                     self._engine.step()
                 if shown == len(sequence.generated):
+                    if sequence.error is not None:
+                        raise sequence.error
                     yield Chunk("", None, None, sequence.timings)
                     continue
                 token = sequence.generated[shown]
@@ -309,7 +339,7 @@ class EFT:
                 text = stream.push(model.piece(token))
                 if stream.stopped:
                     reason = "stop"
-                elif shown == len(sequence.generated) and sequence.finish_reason is not None:
+                elif shown == len(sequence.generated) and sequence.finish_reason in ("stop", "length"):
                     reason = sequence.finish_reason
                     text += stream.flush()
                 yield Chunk(text, token, reason, sequence.timings, alternatives)
@@ -321,6 +351,35 @@ class EFT:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
+
+
+def _joined(chunks: Seq[Chunk]) -> Completion:
+    last = chunks[-1]
+    tokens = [chunk.token for chunk in chunks if chunk.token is not None]
+    text = "".join(chunk.text for chunk in chunks)
+    alternatives = [chunk.alternatives for chunk in chunks if chunk.alternatives is not None]
+    return Completion(text, tokens, last.finish_reason or "", last.timings, alternatives)
+
+
+def _in_turns(
+    under_way: dict[int, Generator[Chunk, None, None]], replies: dict[int, Callable[[], Generator[Chunk, None, None]]]
+) -> Generator[tuple[int, Chunk], None, None]:
+    """A chunk of each reply in turn. Where one ends, the next that is not `under_way` begins."""
+    to_come = deque(number for number in replies if number not in under_way)
+    try:
+        while under_way:
+            for number, reply in list(under_way.items()):
+                chunk = next(reply)
+                yield number, chunk
+                if chunk.finish_reason is not None:
+                    del under_way[number]
+                    reply.close()
+                    if to_come:
+                        following = to_come.popleft()
+                        under_way[following] = replies[following]()
+    finally:
+        for reply in under_way.values():
+            reply.close()
 
 
 def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int = DEFAULT_CTX) -> int:

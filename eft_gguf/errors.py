@@ -35,6 +35,10 @@ class ContextError(EFTError):
     """A prompt that does not fit the context, or a context that the models cannot hold."""
 
 
+class QueueFullError(EFTError):
+    """More requests at once than run and wait."""
+
+
 class LoadError(EFTError):
     """llama.cpp could not load a model or make a context, for want of memory or another reason."""
 

@@ -5,6 +5,7 @@ Random weights say nothing sensible, but the equation, the caches and the templa
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,3 +121,17 @@ def test_a_long_prompt_is_read_in_batches(models: Models) -> None:
         at_once = eft.score(text)
     np.testing.assert_allclose(in_parts.blend[1:], at_once.blend[1:], atol=2e-3)
     assert len(at_once.tokens) > 32
+
+
+def test_several_replies_to_one_prompt_are_those_that_each_seed_gives(models: Models) -> None:
+    """What is copied from one sequence to another, or read again where a state can't be copied, is the same."""
+    # A batch of another size changes logits by hundredths: rarely enough to draw another token, at this temperature.
+    drawn = Sampling(temperature=0.3, top_k=0, min_p=0.0, max_tokens=10, seed=5)
+    with EFT.open(base=models["large-0"], untuned=models["small-0"], tuned=models["small-1"], sequences=3) as eft:
+        together = [reply.tokens for reply in eft.completions(QUESTION, 4, sampling=drawn)]
+        turn = [*QUESTION, {"role": "assistant", "content": "the he"}, {"role": "user", "content": "é"}]
+        later = [reply.tokens for reply in eft.completions(turn, 3, sampling=drawn)]
+    with up(models) as alone:
+        seeds = [replace(drawn, seed=5 + number) for number in range(4)]
+        assert together == [alone.complete(QUESTION, sampling=seed).tokens for seed in seeds]
+        assert later == [alone.complete(turn, sampling=seed).tokens for seed in seeds[:3]]

@@ -1,11 +1,24 @@
 import gc
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from eft_gguf import EFT, Blend, CompatibilityError, ContextError, EFTError, Filter, OptionError, Sampling
+from eft_gguf import (
+    EFT,
+    Blend,
+    CompatibilityError,
+    ContextError,
+    DecodeError,
+    EFTError,
+    Filter,
+    OptionError,
+    QueueFullError,
+    Sampling,
+)
 from eft_gguf.engine.ensemble import Ensemble
+from eft_gguf.engine.sampler import Sampler
 from tests.tiny_models import write_tiny_model
 
 GREEDY = Sampling(temperature=0, max_tokens=12)
@@ -87,15 +100,100 @@ def test_changing_a_dial_between_turns_decodes_nothing_again(eft, decoded):
     assert reply.timings.generated_tokens
 
 
-def test_closing_a_reply_cancels_it_and_the_next_one_reuses_its_cache(eft):
-    reply = eft.chat(QUESTION, sampling=Sampling(temperature=0))
-    for _ in range(3):
-        next(reply)
-    with pytest.raises(EFTError, match="in use"):
-        eft.complete("x")
-    reply.close()
-    again = eft.complete(QUESTION, sampling=GREEDY)
-    assert again.timings.cached_tokens == again.timings.prompt_tokens - 1
+def test_closing_a_reply_cancels_it_and_the_next_one_reuses_its_cache(tiny):
+    with EFT.open(**tiny.family(), threads=1, queue=0) as eft:
+        reply = eft.chat(QUESTION, sampling=Sampling(temperature=0))
+        for _ in range(3):
+            next(reply)
+        with pytest.raises(QueueFullError, match="in use"):
+            eft.complete("x")
+        reply.close()
+        again = eft.complete(QUESTION, sampling=GREEDY)
+        assert again.timings.cached_tokens == again.timings.prompt_tokens - 1
+
+
+def test_a_reply_waits_for_one_that_is_under_way(eft):
+    expected = [eft.complete(prompt, sampling=GREEDY).text for prompt in ("once", "there was")]
+    first = eft.stream("once", sampling=GREEDY)
+    begun = next(first).text
+    second = eft.complete("there was", sampling=GREEDY)
+    assert [begun + "".join(chunk.text for chunk in first), second.text] == expected
+
+
+DRAWN = Sampling(temperature=1.5, top_k=0, min_p=0, max_tokens=12, seed=2**32 - 2)
+
+
+@pytest.mark.parametrize("prompt", [QUESTION, "once upon a time"])
+def test_several_replies_to_one_prompt_have_seeds_in_a_row_and_read_it_once(tiny, prompt, decoded):
+    with EFT.open(**tiny.family(), threads=1) as alone:
+        seeds = [2**32 - 2, 2**32 - 1, 0, 1]
+        expected = [alone.complete(prompt, sampling=replace(DRAWN, seed=seed)) for seed in seeds]
+    with EFT.open(**tiny.family(), threads=1, sequences=4) as eft:
+        decoded[:] = [0, 0, 0]
+        replies = eft.completions(prompt, 4, sampling=DRAWN)
+        assert [(reply.text, reply.tokens, reply.finish_reason) for reply in replies] == [
+            (reply.text, reply.tokens, reply.finish_reason) for reply in expected
+        ]
+        assert [reply.timings.seed for reply in replies] == seeds
+        length = replies[0].timings.prompt_tokens
+        assert [reply.timings.cached_tokens for reply in replies] == [0, *[length - 1] * 3]
+        # The prompt once, and its last token for each of the others; of each reply all but the last token.
+        assert decoded == [length + 3 + sum(len(reply.tokens) - 1 for reply in replies)] * 3
+
+
+def test_more_replies_than_run_at_once_come_in_waves(tiny, decoded):
+    with EFT.open(**tiny.family(), threads=1, sequences=2, queue=0) as eft:
+        replies = eft.completions(QUESTION, 5, sampling=DRAWN)
+        assert [reply.tokens for reply in replies] == [
+            eft.complete(QUESTION, sampling=replace(DRAWN, seed=(DRAWN.seed + i) % 2**32)).tokens for i in range(5)
+        ]
+        assert [reply.timings.cached_tokens > 0 for reply in replies] == [False, True, True, True, True]
+        assert len({reply.timings.seed for reply in eft.completions("x", 3, sampling=Sampling(max_tokens=1))}) == 3
+        for n in (0, -1, 1.5, True):
+            with pytest.raises(OptionError, match="n must be a whole number, 1 or more"):
+                eft.completions(QUESTION, n)
+
+
+def test_several_replies_are_streamed_as_they_come_and_cancelled_together(tiny):
+    with EFT.open(**tiny.family(), threads=1, sequences=3, queue=0) as eft:
+        expected = [reply.text for reply in eft.completions(QUESTION, 3, sampling=DRAWN)]
+        texts, order = [""] * 3, []
+        for number, chunk in eft.streams(QUESTION, 3, sampling=DRAWN):
+            texts[number] += chunk.text
+            order.append(number)
+        assert texts == expected
+        assert order.index(2) < len(order) - 1 - order[::-1].index(0)  # in turns
+        replies = eft.streams(QUESTION, 3)
+        next(replies)
+        replies.close()
+        assert eft._engine.running == 0
+        eft.streams(QUESTION, 3)
+        gc.collect()
+        assert eft._engine.running == 0
+
+
+def test_the_failure_of_a_reply_is_its_own(tiny, monkeypatch):
+    """A grammar without an end: after its only sentence no token is left."""
+    with EFT.open(**tiny.family(), threads=1, sequences=2) as eft:
+        expected = eft.complete("once", sampling=GREEDY)
+        failing = eft.stream("once", sampling=GREEDY)
+        sample, calls = Sampler.sample, []
+
+        def sometimes(self, rows, factors):
+            calls.append(self)
+            if self is calls[0] and calls.count(self) == 4:
+                raise DecodeError("the grammar allows no further token")
+            return sample(self, rows, factors)
+
+        monkeypatch.setattr(Sampler, "sample", sometimes)
+        other = eft.stream("once", sampling=GREEDY)
+        said = []
+        with pytest.raises(DecodeError, match="no further token"):
+            for chunk in failing:
+                said += [chunk.token] if chunk.token is not None else []
+        assert said == expected.tokens[:3]
+        assert eft._engine.running == 1
+        assert "".join(chunk.text for chunk in other) == expected.text
 
 
 def test_a_reply_that_is_dropped_frees_its_place(eft):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,64 +13,53 @@ from eft_gguf.blend import kernels
 from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.engine.ensemble import Ensemble, Part
+from eft_gguf.engine.schedule import Plan, schedule
 from eft_gguf.engine.sequence import Sequence
-from eft_gguf.errors import ContextError, EFTError
+from eft_gguf.engine.slots import Slot, Slots
+from eft_gguf.errors import ContextError, EFTError, QueueFullError
 
-
-@dataclass(slots=True)
-class Slot:
-    """A llama.cpp sequence: the token ids that each member has in its KV cache for it, and who uses it."""
-
-    index: int
-    cached: list[list[int]]
-    sequence: Sequence | None = None
-    last_used: int = 0
-
-
-@dataclass(slots=True)
-class Plan:
-    """What one step decodes: the parts by member, the sequences that get a token by it, all that are touched."""
-
-    parts: list[list[Part]]
-    ready: list[Sequence] = field(default_factory=list)
-    touched: list[Sequence] = field(default_factory=list)
+QUEUE = 64
+"""How many sequences may wait for a slot."""
 
 
 class Engine:
-    """Runs sequences on an ensemble, at most `ensemble.sequences` at a time.
+    """Runs sequences on an ensemble, `ensemble.sequences` at a time; up to `queue` more wait for their turn.
 
-    What a finished sequence has decoded stays in its slot, so that a prompt which begins alike (the next turn of a
-    chat) decodes only what is new.
+    Sequences join and leave between any two steps, in any number. What a finished one has decoded stays in its slot, so
+    that a prompt which begins alike (the next turn of a chat) decodes only what is new. One thread at a time drives an
+    engine: what others want must be handed to that one.
     """
 
-    def __init__(self, ensemble: Ensemble) -> None:
+    def __init__(self, ensemble: Ensemble, *, queue: int = QUEUE) -> None:
         self.ensemble = ensemble
-        members = range(len(ensemble.names))
-        self._slots = [Slot(index, [[] for _ in members]) for index in range(ensemble.sequences)]
-        self._clock = 0
+        self._slots = Slots(ensemble)
+        self._waiting: deque[Sequence] = deque()
+        self._queue = queue
         self._filtered_blend = FilteredBlend(ensemble.n_vocab, ensemble.untuned)
 
     def add(self, sequence: Sequence) -> None:
-        """Give a sequence a slot; it takes part from the next step on.
+        """Give a sequence a slot, or a place in the queue; it takes part from the next step on.
 
-        Raises ContextError for a prompt that leaves no room for a token, EFTError when all slots are in use.
+        Raises ContextError for a prompt that leaves no room for a token, QueueFullError where too many wait already.
         """
         self.require_room(sequence.ids)
-        free = [slot for slot in self._slots if slot.sequence is None]
-        if not free:
-            raise EFTError(
-                f"all {len(self._slots)} sequences are in use",
-                hint="finish one first, or open with more sequences",
+        if len(self._waiting) >= self._queue and not self._has_slot:
+            raise QueueFullError(
+                f"all {self.ensemble.sequences} sequences are in use and {len(self._waiting)} wait",
+                hint="try again later, or open with more sequences",
             )
-        slot = max(free, key=lambda slot: (self._common_prefix(slot, sequence), -slot.last_used))
-        for member, ids in enumerate(sequence.ids):
-            # The last prompt token is always decoded, for its logits.
-            self._cut(slot, member, min(_common(slot.cached[member], ids), len(ids) - 1))
-        sequence.timings.prefill_total = self._pending(slot, sequence)
-        sequence.timings.cached_tokens = sequence.length - sequence.timings.prefill_total
-        slot.sequence, sequence.slot = sequence, slot.index
-        self._clock += 1
-        slot.last_used = self._clock
+        self._waiting.append(sequence)
+        self._admit()
+
+    @property
+    def waiting(self) -> int:
+        """How many sequences wait for a slot."""
+        return len(self._waiting)
+
+    @property
+    def running(self) -> int:
+        """How many sequences have a slot."""
+        return self.ensemble.sequences - len(self._slots.free)
 
     def require_room(self, prompts: Seq[Seq[int]]) -> None:
         """Raise EFTError for an empty prompt, ContextError for one that leaves no room for a token."""
@@ -84,28 +73,49 @@ class Engine:
             )
 
     def remove(self, sequence: Sequence) -> None:
-        """Take a sequence out, finished or not. Its slot keeps what was decoded."""
-        if sequence.slot is not None:
-            self._slots[sequence.slot].sequence = None
-            sequence.slot = None
+        """Take a sequence out, finished, running or waiting. Its slot keeps what was decoded, and is free at once."""
+        self._release(sequence)
+        if sequence in self._waiting:
+            self._waiting.remove(sequence)
         sequence.sampler.close()
 
     def step(self) -> list[Sequence]:
         """Decode one batch on every member that is needed; returns the sequences that took part.
 
         A sequence has a new token if its prompt is decoded to the end by this step, and is then finished if
-        `finish_reason` is set: "stop" at an end token, "length" at max_tokens or a full context.
+        `finish_reason` is set: "stop" at an end token, "length" at max_tokens or a full context, "error" where its
+        token could not be drawn, for which `error` says why. Its slot is then free for the next in the queue.
         """
-        plan = self._schedule()
+        self._admit()
+        plan = schedule(self._slots, self.ensemble)
         try:
             seconds = self._decode(plan)
             self._sample(plan)
         except BaseException:
-            self._recover()
+            self._slots.recover()
             raise
         for sequence in plan.touched:
             sequence.count_decode(seconds)
+            if sequence.finish_reason is not None:
+                self._release(sequence)
         return plan.touched
+
+    @property
+    def _has_slot(self) -> bool:
+        return len(self._waiting) < len(self._slots.free)
+
+    def _admit(self) -> None:
+        """Give those that wait the slots that are free, first come, first served."""
+        while self._waiting and self._slots.free:
+            sequence = self._waiting.popleft()
+            slot = self._slots.take(sequence.ids, sequence.members)
+            slot.sequence, sequence.slot = sequence, slot.index
+            sequence.count_cached(slot.cached)
+
+    def _release(self, sequence: Sequence) -> None:
+        if sequence.slot is not None:
+            self._slots[sequence.slot].sequence = None
+            sequence.slot = None
 
     def score(
         self, ids: Seq[int], factors: Seq[float], filter: Filter | None = None
@@ -138,18 +148,10 @@ class Engine:
                 f"the text has {length:,} tokens, the context holds {self.ensemble.ctx:,}",
                 hint=f"pass --ctx {length} if the models allow it, or shorten the text",
             )
-        free = [slot for slot in self._slots if slot.sequence is None]
-        if not free:
-            raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
-
-        def kept(slot: Slot) -> list[int]:
-            # The prompt's last token is read again: its logits are those before the first of `tokens`.
-            return [min(_common(has, ids), len(ids) - 1) for has, ids in zip(slot.cached, prompts, strict=True)]
-
-        slot = max(free, key=lambda slot: (sum(kept(slot)), -slot.last_used))
+        # The prompt's last token is read again: its logits are those before the first of `tokens`.
+        slot = self._slots.take(prompts, range(len(prompts)))
         try:
-            for member, (keep, prompt) in enumerate(zip(kept(slot), prompts, strict=True)):
-                self._cut(slot, member, keep)
+            for member, prompt in enumerate(prompts):
                 while (start := len(slot.cached[member])) < len(prompt) - 1:
                     stop = min(start + self.ensemble.batch, len(prompt) - 1)
                     self._read(slot, member, prompt[start:stop], outputs=0)
@@ -160,7 +162,7 @@ class Engine:
                     self._read(slot, member, known, outputs=len(known))
                 yield from map(list, zip(*map(self.ensemble.rows, range(len(prompts))), strict=True))
         except BaseException:
-            self._recover()
+            self._slots.recover()
             raise
 
     def blended(
@@ -181,19 +183,14 @@ class Engine:
         ids: 1 to `ensemble.ctx` of them.  For callers that choose the tokens themselves. Uses a free slot, and decodes
         only what that does not hold yet.
         """
-        free = [slot for slot in self._slots if slot.sequence is None]
-        if not free:
-            raise EFTError(f"all {len(self._slots)} sequences are in use", hint="finish one first")
-        slot = max(free, key=lambda slot: sum(_common(slot.cached[member], own) for member, own in ids.items()))
+        slot = self._slots.closest(ids)
         try:
             for member, own in ids.items():
-                # The last token is always decoded, for its logits.
-                self._cut(slot, member, min(_common(slot.cached[member], own), len(own) - 1))
                 while (start := len(slot.cached[member])) < len(own):
                     tokens = own[start : start + self.ensemble.batch]
                     self._read(slot, member, tokens, outputs=int(start + len(tokens) == len(own)))
         except BaseException:
-            self._recover()
+            self._slots.recover()
             raise
         return [self.ensemble.rows(member)[0] for member in ids]
 
@@ -201,31 +198,6 @@ class Engine:
         """Decode `tokens` after what a member has in a slot, and put them on record."""
         self.ensemble.decode(member, [Part(slot.index, len(slot.cached[member]), tokens, outputs)])
         slot.cached[member].extend(tokens)
-
-    def _schedule(self) -> Plan:
-        """What to decode next: a token of each sequence that is generating, then prompts as far as batches hold."""
-        plan = Plan([[] for _ in self.ensemble.names])
-        room = [self.ensemble.batch] * len(self.ensemble.names)
-        running = [slot for slot in self._slots if slot.sequence is not None and slot.sequence.finish_reason is None]
-        for slot in sorted(running, key=lambda slot: (not slot.sequence.generated, slot.last_used)):  # type: ignore[union-attr]
-            sequence = slot.sequence
-            assert sequence is not None
-            pending = {member: len(sequence.ids[member]) - len(slot.cached[member]) for member in sequence.members}
-            take = {member: min(count, room[member]) for member, count in pending.items()}
-            ready = take == pending
-            for member, count in take.items():
-                # Logits last until the next decode only, so all members decode their last token in the same step.
-                count -= int(not ready and count == pending[member])
-                if count <= 0:
-                    continue
-                start = len(slot.cached[member])
-                tokens = sequence.ids[member][start : start + count]
-                plan.parts[member].append(Part(slot.index, start, tokens, int(ready)))
-                room[member] -= count
-            plan.touched.append(sequence)
-            if ready:
-                plan.ready.append(sequence)
-        return plan
 
     def _decode(self, plan: Plan) -> dict[str, float]:
         """Decode the plan's parts and put them on record; returns the seconds by member."""
@@ -240,8 +212,7 @@ class Engine:
                 self._slots[part.sequence].cached[member].extend(part.tokens)
         for sequence in plan.touched:
             if not sequence.generated and sequence.slot is not None:
-                left = self._pending(self._slots[sequence.slot], sequence)
-                sequence.timings.prefill_done = sequence.timings.prefill_total - left
+                sequence.count_prefill(self._slots[sequence.slot].cached)
         return seconds
 
     def _sample(self, plan: Plan) -> None:
@@ -251,7 +222,12 @@ class Engine:
             members = sequence.members
             own = [next(rows[member]) for member in members]
             used, factors = self.drawn_from(own, members, sequence.factors, sequence.filter)
-            token = sequence.sampler.sample(used, factors)
+            try:
+                token = sequence.sampler.sample(used, factors)
+            except Exception as error:
+                # A grammar that leads nowhere, say: this reply ends, the others go on.
+                sequence.error, sequence.finish_reason = error, "error"
+                continue
             if sequence.sampler.logprobs is not None:
                 sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
             if token in self.ensemble.end_tokens:
@@ -280,40 +256,3 @@ class Engine:
         if filter.in_force(factors, self.ensemble.untuned) == Filter():
             return tuple(rows), np.array([factors[member] for member in members])
         return (self._filtered_blend(tuple(rows), members, factors, filter),), np.ones(1)
-
-    def _pending(self, slot: Slot, sequence: Sequence) -> int:
-        """Tokens still to be decoded by the member that has most of them to decode."""
-        return max(len(sequence.ids[member]) - len(slot.cached[member]) for member in sequence.members)
-
-    def _recover(self) -> None:
-        """Forget what a step left half done: an interrupt may come between any two of its lines.
-
-        llama.cpp may hold tokens that are not on record, and members whose last token is decoded but not sampled
-        from have lost its logits: they decode it again.
-        """
-        for slot in self._slots:
-            for member, cached in enumerate(slot.cached):
-                known = len(cached) if slot.sequence is None else len(slot.sequence.ids[member]) - 1
-                self._cut(slot, member, min(known, len(cached)))
-
-    def _common_prefix(self, slot: Slot, sequence: Sequence) -> int:
-        """Tokens that every member of the sequence's blend can keep of what the slot has cached."""
-        return min(
-            min(_common(slot.cached[member], sequence.ids[member]), len(sequence.ids[member]) - 1)
-            for member in sequence.members
-        )
-
-    def _cut(self, slot: Slot, member: int, position: int) -> None:
-        del slot.cached[member][self.ensemble.forget(member, slot.index, position) :]
-
-
-def _common(left: Seq[int], right: Seq[int]) -> int:
-    """The length of the common prefix."""
-    length = min(len(left), len(right))
-    # One is nearly always the beginning of the other, and comparing whole lists takes no loop in Python.
-    if left[:length] == right[:length]:
-        return length
-    for i in range(length):
-        if left[i] != right[i]:
-            return i
-    return length

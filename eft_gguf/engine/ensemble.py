@@ -101,6 +101,7 @@ class Ensemble:
             raise
         # Padding differs between sizes of some families: only ids that all members know can be blended.
         self.n_vocab = min(context.model.n_vocab for context in self._contexts)
+        self.recurrent = [context.model.recurrent for context in self._contexts]
         self.end_tokens, self.never_sampled = special_tokens(self.models, self.n_vocab)
 
     @property
@@ -146,6 +147,17 @@ class Ensemble:
         # Recurrent states can't be cut back to an earlier token: start the sequence again.
         context.forget(sequence, 0)
         return 0
+
+    def copy(self, member: int, source: int, target: int, start: int, stop: int) -> None:
+        """Give a sequence what another one has cached at the positions from `start` to `stop`, where it has nothing.
+
+        Of a recurrent model it is the other's whole state, which must be the one at `stop`.
+        """
+        context = self._contexts[member]
+        if self.recurrent[member]:
+            context.forget(target, 0)
+            start = 0
+        context.copy(source, target, start, stop)
 
     def close(self) -> None:
         """Free everything, in the order that llama.cpp asks for."""

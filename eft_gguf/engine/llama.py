@@ -85,6 +85,8 @@ class Model:
         self.add_bos: bool = lib.llama_vocab_get_add_bos(self.vocab)
         self.bos: int = lib.llama_vocab_bos(self.vocab)
         self.eos: int = lib.llama_vocab_eos(self.vocab)
+        # Hybrid models have recurrent layers beside attention.
+        self.recurrent = bool(lib.llama_model_is_recurrent(self._model) or lib.llama_model_is_hybrid(self._model))
 
     def chat_template(self) -> str | None:
         """The Jinja template stored in the file, or None."""
@@ -274,6 +276,10 @@ class Context:
     def forget(self, sequence: int, position: int) -> bool:
         """Drop what is cached of `sequence` from `position` on. False where the architecture can't drop a part."""
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, position, -1))
+
+    def copy(self, source: int, target: int, start: int, stop: int) -> None:
+        """Let a sequence have the cache of another one from position `start` up to `stop`; memory holds it once."""
+        lib.llama_memory_seq_cp(self._memory, source, target, start, stop)
 
     def close(self) -> None:
         """Free the context. Its model and adapter must still be there."""

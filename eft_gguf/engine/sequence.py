@@ -68,7 +68,8 @@ class Sequence:
     came after.  factors: the equation's factors per member; filter: that of the blend. Both may be changed between
     steps.
     alternatives: to each sampled token, where the sampler was asked for log-probabilities.
-    slot: the llama.cpp sequence that holds its KV cache, once the engine has given it one.
+    finish_reason: None until it is finished; with "error", `error` is what kept it from going on.
+    slot: the llama.cpp sequence that holds its KV cache, from when the engine gives it one until it is finished.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Sequence:
         self.generated: list[int] = []
         self.alternatives: list[Alternatives] = []
         self.finish_reason: str | None = None
+        self.error: Exception | None = None
         self.slot: int | None = None
         self.timings = Timings(prompt_tokens=self.length, seed=sampler.seed)
         self._started = time.perf_counter()
@@ -114,6 +116,20 @@ class Sequence:
         else:
             self.timings.decode_seconds = now - self._started
         self.timings.generated_tokens = len(self.generated)
+
+    def count_cached(self, cached: Seq[Seq[int]]) -> None:
+        """Note what of the prompt is in the KV cache, by member, before the rest of it is read."""
+        if self.timings.prefill_done == 0:
+            self.timings.prefill_total = self._unread(cached)
+            self.timings.cached_tokens = self.length - self.timings.prefill_total
+
+    def count_prefill(self, cached: Seq[Seq[int]]) -> None:
+        """Note how far the prompt is read, from what is in the KV cache by member."""
+        self.timings.prefill_done = self.timings.prefill_total - self._unread(cached)
+
+    def _unread(self, cached: Seq[Seq[int]]) -> int:
+        """Tokens still to be decoded by the member that has most of them to decode."""
+        return max(len(self.ids[member]) - len(cached[member]) for member in self.members)
 
     def count_decode(self, seconds: Mapping[str, float]) -> None:
         """Add what a step's decodes took, by member, if the step came after the first token."""

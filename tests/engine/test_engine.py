@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from eft_gguf import ContextError, EFTError, Sampling
+from eft_gguf import ContextError, EFTError, QueueFullError, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble
@@ -32,7 +32,7 @@ class Counting(Ensemble):
 def make(tiny):
     opened = []
 
-    def make(batch=64, sequences=1, ctx=128, ensemble=Counting):
+    def make(batch=64, sequences=1, ctx=128, ensemble=Counting, **options):
         family = family_from_references(**tiny.family())
         opened.append(
             ensemble(
@@ -45,7 +45,7 @@ def make(tiny):
                 progress=lambda line: None,
             )
         )
-        return Engine(opened[-1])
+        return Engine(opened[-1], **options)
 
     yield make
     for each in opened:
@@ -208,12 +208,36 @@ def test_what_does_not_fit_is_refused_with_both_numbers(make):
         engine.score(PROMPT, BOTH)
 
 
-def test_more_sequences_than_slots_are_refused(make):
-    engine = make(sequences=2, ctx=64)
-    for _ in range(2):
-        engine.add(sequence(engine))
-    with pytest.raises(EFTError, match="all 2 sequences are in use"):
-        engine.add(sequence(engine))
+def test_the_queue_is_bounded_and_first_come_first_served(make):
+    engine, alone = make(sequences=2, queue=2), make()
+    prompts = [PROMPT[shift:] + PROMPT[:shift] for shift in range(5)]
+    several = [sequence(engine, prompt, max_tokens=3 + shift) for shift, prompt in enumerate(prompts)]
+    for each in several[:4]:
+        engine.add(each)
+    assert (engine.running, engine.waiting) == (2, 2)
+    with pytest.raises(QueueFullError, match="all 2 sequences are in use and 2 wait"):
+        engine.add(several[4])
+    began = []
+    while any(each.finish_reason is None for each in several[:4]):
+        engine.step()
+        began += [each for each in several if each.generated and each not in began]
+    assert began[2:] == several[2:4]
+    run(engine, several[4])  # there is room again
+    expected = [sequence(alone, prompt, max_tokens=3 + shift) for shift, prompt in enumerate(prompts)]
+    assert [each.generated for each in several] == [run(alone, each)[0] for each in expected]
+    assert (engine.running, engine.waiting) == (0, 0)
+
+
+def test_one_that_waits_may_be_taken_back(make):
+    engine, alone = make(), make()
+    first, second, third = (sequence(engine, max_tokens=4) for _ in range(3))
+    for each in (first, second, third):
+        engine.add(each)
+    engine.remove(second)
+    while third.finish_reason is None:
+        engine.step()
+    assert second.generated == []
+    assert [first.generated, third.generated] == run(alone, sequence(alone, max_tokens=4)) * 2
 
 
 def test_scores_are_the_log_probabilities_of_the_equation(make):
