@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,14 +18,27 @@ from eft_gguf.cli.options import (
     open_models,
     sampling_options,
 )
-from eft_gguf.cli.reply import follow
+from eft_gguf.cli.reply import Reply, follow, follow_several
 from eft_gguf.errors import OptionError
+
+if TYPE_CHECKING:
+    from eft_gguf import EFT
+
+SIDE_BY_SIDE = 8
+"""Answers that -n makes at a time, each with room for a whole context in memory; more follow when these are done."""
 
 
 @click.command(short_help="Print one answer.")
 @click.argument("prompt")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @click.option("--system", metavar="TEXT", help="A system message before PROMPT.")
+@click.option("-n", type=click.IntRange(min=1), metavar="N", help="Make N answers, with seeds in a row.")
+@click.option(
+    "--logprobs",
+    type=click.IntRange(0, 100),
+    metavar="N",
+    help="With --json: log-probabilities of each token and of the N likeliest.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the text and all figures.")
 @click.option("--stats", is_flag=True, help="Print the figures to stderr also where it is no terminal.")
 @dial_options
@@ -34,6 +48,8 @@ def run(
     prompt: str,
     raw: bool,
     system: str | None,
+    n: int | None,
+    logprobs: int | None,
     as_json: bool,
     stats: bool,
     dials: Given,
@@ -45,33 +61,72 @@ def run(
 
     if raw and system is not None:
         raise click.UsageError("--raw and --system exclude each other: a system message needs the chat template")
-    blend, options = Blend(**dials), Sampling(**sampling)
+    if logprobs is not None and not as_json:
+        raise click.UsageError("--logprobs needs --json: an answer printed as text has no place for them")
+    blend, options = Blend(**dials), Sampling(**sampling, logprobs=logprobs)
     prompt = read_prompt() if prompt == "-" else checked(prompt)
 
+    messages = [{"role": "system", "content": checked(system)}] if system else []
+    messages.append({"role": "user", "content": prompt})
+    figures = stats or sys.stderr.isatty()
+    if n is not None:
+        models = {**models, "sequences": min(n, SIDE_BY_SIDE, models.get("batch", n))}
+
     with open_models(models) as eft:
-        if raw:
-            chunks = eft.stream(prompt, blend=blend, sampling=options)
+        about = {"dials": dials_in_use(eft, blend), "members": list(eft.members)}
+        if n is not None:
+            chunks = eft.streams(prompt if raw else messages, n, blend=blend, sampling=options)
+
+            def show(number: int, answer: Reply) -> None:
+                if not as_json:
+                    click.echo(f"{'' if number == 0 else chr(10)}[{number + 1} of {n}, seed {answer.timings.seed}]")
+                    finish(answer, written=False, figures=figures)
+
+            replies = follow_several(chunks, n, show)
+            result: dict[str, Any] = {"completions": [as_plain(eft, answer) for answer in replies], **about}
+            interrupted = len(replies) < n or any(answer.finish_reason == "interrupted" for answer in replies)
         else:
-            messages = [{"role": "system", "content": checked(system)}] if system else []
-            messages.append({"role": "user", "content": prompt})
-            chunks = eft.chat(messages, blend=blend, sampling=options)
-        reply = follow(chunks, (lambda text: None) if as_json else display.write)
+            one = eft.stream(prompt, blend=blend, sampling=options) if raw else None
+            one = one or eft.chat(messages, blend=blend, sampling=options)
+            reply = follow(one, (lambda text: None) if as_json else display.write)
+            result = {**as_plain(eft, reply), **about}
+            interrupted = reply.finish_reason == "interrupted"
+            if not as_json:
+                finish(reply, written=True, figures=figures)
         if as_json:
-            result: dict[str, Any] = {
-                "text": reply.text,
-                "finish_reason": reply.finish_reason,
-                "dials": dials_in_use(eft, blend),
-                "seed": reply.timings.seed,
-                "members": list(eft.members),
-                "timings": reply.timings.as_dict(),
-            }
-            click.echo(json.dumps(result, ensure_ascii=False))
-        else:
-            click.echo(nl=not reply.text.endswith("\n"))
-            if stats or sys.stderr.isatty():
-                display.note(display.footer(reply.timings, reply.finish_reason))
-    if reply.finish_reason == "interrupted":
+            click.echo(json.dumps(result, ensure_ascii=False, allow_nan=False))
+    if interrupted:
         raise click.exceptions.Exit(130)
+
+
+def finish(reply: Reply, *, written: bool, figures: bool) -> None:
+    """What stands below an answer's text, and before it the text unless it is `written`."""
+    if not written:
+        display.write(reply.text)
+    click.echo(nl=not reply.text.endswith("\n"))
+    if figures:
+        display.note(display.footer(reply.timings, reply.finish_reason))
+
+
+def as_plain(eft: EFT, reply: Reply) -> dict[str, Any]:
+    """An answer as values for JSON. What a grammar had to take against all odds has the log-probability null."""
+
+    def token(number: int, log_probability: float) -> dict[str, Any]:
+        logprob = round(log_probability, 6) if math.isfinite(log_probability) else None
+        return {"token": number, "text": eft.bytes_of(number).decode("utf-8", "replace"), "logprob": logprob}
+
+    plain: dict[str, Any] = {
+        "text": reply.text,
+        "finish_reason": reply.finish_reason,
+        "seed": reply.timings.seed,
+        "timings": reply.timings.as_dict(),
+    }
+    if reply.alternatives:
+        plain["logprobs"] = [
+            {**token(chosen, found.chosen), "top": list(map(token, found.tokens, found.log_probabilities))}
+            for chosen, found in zip(reply.tokens, reply.alternatives, strict=True)
+        ]
+    return plain
 
 
 def read_prompt() -> str:

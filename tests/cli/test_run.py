@@ -75,7 +75,7 @@ def test_all_options_arrive(command: Callable, fake) -> None:
 def test_json(command: Callable, fake) -> None:
     outcome = command("run", "Hello", "--json", "--trait", "cautious=0.5", "--untuned-floor", "-7", "--seed", "3")
     result = json.loads(outcome.out)
-    assert list(result) == ["text", "finish_reason", "dials", "seed", "members", "timings"]
+    assert list(result) == ["text", "finish_reason", "seed", "timings", "dials", "members"]
     assert result["text"] == "reply 1 to: Hello"
     assert result["finish_reason"] == "stop"
     assert result["dials"] == {
@@ -181,3 +181,56 @@ def test_bad_constraints(arguments: list[str], message: str, command: Callable, 
     assert outcome.out == ""
     assert message in outcome.err
     assert not fake.requests
+
+
+QUESTION = "What is the capital of Peru?"
+
+
+def test_several_answers_have_seeds_in_a_row(command: Callable) -> None:
+    alone = [command("run", QUESTION, "--seed", str(seed), "--temperature", "1").out for seed in (5, 6, 7)]
+    outcome = command("run", QUESTION, "--seed", "5", "--temperature", "1", "-n", "3")
+    assert outcome.code == 0 and outcome.err == ""
+    labels = [f"[{number} of 3, seed {4 + number}]" for number in (1, 2, 3)]
+    assert outcome.out == "\n".join(f"{label}\n{text}" for label, text in zip(labels, alone, strict=True))
+    result = json.loads(command("run", QUESTION, "--seed", "5", "--temperature", "1", "-n", "3", "--json").out)
+    assert list(result) == ["completions", "dials", "members"]
+    assert [answer["text"] + "\n" for answer in result["completions"]] == alone
+    assert [answer["seed"] for answer in result["completions"]] == [5, 6, 7]
+    # A program that asks for one this way gets a list of one.
+    assert len(json.loads(command("run", QUESTION, "-n", "1", "--json", "--max-tokens", "2").out)["completions"]) == 1
+    # More than are made at a time, or than a batch holds.
+    waves = command("run", QUESTION, "--seed", "5", "--temperature", "1", "-n", "3", "--batch", "2")
+    assert waves.out == outcome.out
+
+
+def test_ctrl_c_shows_of_several_answers_what_there_is(command: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from eft_gguf.engine.engine import Engine
+
+    step, steps = Engine.step, []
+
+    def interrupted(self: Engine) -> list:
+        steps.append(self)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Engine, "step", interrupted)
+    outcome = command("run", QUESTION, "-n", "3", "--json")
+    assert outcome.code == 130
+    completions = json.loads(outcome.out)["completions"]
+    assert completions and {answer["finish_reason"] for answer in completions} == {"interrupted"}
+    assert len(steps) < 10
+
+
+def test_log_probabilities(command: Callable) -> None:
+    outcome = command("run", QUESTION, "--json", "--logprobs", "2", "--temperature", "0", "--max-tokens", "3")
+    result = json.loads(outcome.out)
+    assert [entry["text"] for entry in result["logprobs"]] == ["Sure", "!", " The"]
+    for entry in result["logprobs"]:
+        first, second = entry["top"]
+        assert first == {key: entry[key] for key in ("token", "text", "logprob")}
+        assert 0 >= first["logprob"] > second["logprob"]
+    several = json.loads(command("run", QUESTION, "--json", "--logprobs", "0", "-n", "2", "--max-tokens", "2").out)
+    assert [[entry["top"] for entry in answer["logprobs"]] for answer in several["completions"]] == [[[], []]] * 2
+    refused = command("run", QUESTION, "--logprobs", "2")
+    assert refused.code == 2 and "--logprobs needs --json" in refused.err
