@@ -109,7 +109,8 @@ class Engine:
         while self._waiting and self._slots.free:
             sequence = self._waiting.popleft()
             slot = self._slots.take(sequence.ids, sequence.members)
-            slot.sequence, sequence.slot = sequence, slot.index
+            slot.sequence = sequence
+            sequence.begin(slot.index)
             sequence.count_cached(slot.cached)
 
     def _release(self, sequence: Sequence) -> None:

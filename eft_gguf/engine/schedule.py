@@ -13,7 +13,7 @@ READ_BESIDE_REPLIES = 32
 of the default batch; on processors a decode of 32 tokens takes some 3 to 13 times as long as one of a single token."""
 
 WORTH_WAITING = 16
-"""Tokens that another prompt is about to read as well, from which on a prompt waits for them to be copied."""
+"""Tokens that an earlier prompt is to read as well, from which on a prompt waits for them to be copied."""
 
 
 @dataclass(slots=True)
@@ -93,7 +93,7 @@ def _is_about_to_read_for(slot: Slot, earlier: Slot, ensemble: Ensemble) -> bool
         if member not in other.members or ensemble.recurrent[member]:
             continue
         shared = min(common_prefix(mine.ids[member], other.ids[member]), len(mine.ids[member]) - 1)
-        held = max(len(slot.cached[member]), len(earlier.cached[member]))
-        if shared - held >= min(WORTH_WAITING, max(1, pending // 2)):
+        gain = shared - len(slot.cached[member])
+        if shared > len(earlier.cached[member]) and gain >= min(WORTH_WAITING, max(1, pending // 2)):
             return True
     return False

@@ -17,7 +17,8 @@ class Timings:
     """What a reply cost. Seconds are wall time; `model_seconds` is by member, prefill left out.
 
     prompt_tokens = cached_tokens (still in the KV cache from an earlier turn) + prefill_total (to be decoded);
-    of these, prefill_done are decoded. The first token ends the prefill, the rest is the decode phase.
+    of these, prefill_done are decoded. The first token ends the prefill, the rest is the decode phase. Before both
+    comes what was spent in the queue.
     """
 
     prompt_tokens: int = 0
@@ -25,6 +26,7 @@ class Timings:
     prefill_done: int = 0
     prefill_total: int = 0
     generated_tokens: int = 0
+    queue_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     model_seconds: dict[str, float] = field(default_factory=dict)
@@ -52,6 +54,7 @@ class Timings:
             "prompt_tokens": self.prompt_tokens,
             "cached_tokens": self.cached_tokens,
             "generated_tokens": self.generated_tokens,
+            "queue_seconds": round(self.queue_seconds, 6),
             "prefill_seconds": round(self.prefill_seconds, 6),
             "decode_seconds": round(self.decode_seconds, 6),
             "prefill_tokens_per_second": round(self.prefill_tokens_per_second, 3),
@@ -116,6 +119,13 @@ class Sequence:
         else:
             self.timings.decode_seconds = now - self._started
         self.timings.generated_tokens = len(self.generated)
+
+    def begin(self, slot: int) -> None:
+        """Leave the queue for a slot."""
+        self.slot = slot
+        now = time.perf_counter()
+        self.timings.queue_seconds = now - self._started
+        self._started = now
 
     def count_cached(self, cached: Seq[Seq[int]]) -> None:
         """Note what of the prompt is in the KV cache, by member, before the rest of it is read."""

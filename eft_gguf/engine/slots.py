@@ -116,9 +116,9 @@ class Slots:
 
     def _goes_on(self, slot: Slot, ids: Seq[Seq[int]], members: Seq[int]) -> bool:
         """Whether a prompt begins with the last one of a slot, so that hardly any other will ever need its cache."""
-        usable = {member: _usable(slot, member, ids[member]) for member in members}
-        return any(usable.values()) and all(
-            length >= min(slot.prompt[member], len(slot.cached[member])) - 1 for member, length in usable.items()
+        shared = {member: common_prefix(slot.cached[member], ids[member]) for member in members}
+        return any(shared.values()) and all(
+            length >= min(slot.prompt[member], len(slot.cached[member])) for member, length in shared.items()
         )
 
     def _offered(self, slot: Slot, member: int, tokens: Seq[int]) -> int:
