@@ -6,9 +6,11 @@ import hashlib
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from eft_gguf.blend.equation import Blend
 from eft_gguf.evaluation import machine
 from eft_gguf.models.family import Family
 
@@ -24,6 +26,13 @@ def family_record(family: Family) -> dict[str, Any]:
         },
         "weights": {trait.name: trait.weight for trait in family.tuned},
     }
+
+
+def dials_record(blend: Blend, family: Family) -> dict[str, Any]:
+    """Both dials, the weight of every trait, and what is set of the filter."""
+    filter = {name: value for name, value in asdict(blend.filter).items() if value is not None}
+    traits = {trait.name: trait.weight for trait in family.tuned} | dict(blend.traits)
+    return {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits, "filter": filter}
 
 
 def file_record(path: Path) -> dict[str, Any]:
@@ -46,13 +55,20 @@ def run_record(
 ) -> dict[str, Any]:
     """What every evaluation records. started: seconds since the epoch.  asked: the questions that were got through."""
     return {
-        "command": " ".join(["eft-gguf", *sys.argv[1:]]),
         "evaluation": evaluation,
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
+        **about_record(started),
         "seconds": round(time.time() - started, 3),
         "family": family_record(family),
         "questions": {**questions, "asked": asked},
         "sampling": {"temperature": 0, "max_tokens": max_tokens},
+    }
+
+
+def about_record(started: float) -> dict[str, Any]:
+    """When, by which command, with what and on what. started: seconds since the epoch."""
+    return {
+        "command": " ".join(["eft-gguf", *sys.argv[1:]]),
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(started)),
         "versions": machine.versions(),
         "machine": machine.describe(),
     }

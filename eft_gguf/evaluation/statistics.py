@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import sqrt
+from math import comb, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
 
 Z = 1.959963984540054
 """The normal distribution's 97.5 % point: intervals hold the true value 95 times in 100."""
@@ -57,3 +60,53 @@ class Share:
             "low": round(low, 6),
             "high": round(high, 6),
         }
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided p-value of McNemar's exact test: are two settings equally often right on the same questions?
+
+    gained, lost: questions that only the second, only the first gets right. Under equality each of these is a coin's
+    toss (McNemar, 1947), so this is the binomial test; where both got the same questions right it is 1.
+    """
+    pairs, fewer = gained + lost, min(gained, lost)
+    return min(1.0, 2 * sum(comb(pairs, i) for i in range(fewer + 1)) / (1 << pairs))
+
+
+def paired_interval(gained: int, lost: int, asked: int) -> tuple[float, float]:
+    """95 % interval of the difference between two shares right of the same questions, −1 to 1.
+
+    Wald's with half a question added to each of the four cells (Agresti and Min, 2005): it stays honest where few
+    questions differ, or none.
+    """
+    count = asked + 2
+    difference = (gained - lost) / count
+    half = Z * sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
+    return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+@dataclass(frozen=True, slots=True)
+class Fraction:
+    """A part of a gap, 1 for all of it, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def gap_closed(
+    start: NDArray[np.float64], reached: NDArray[np.float64], end: NDArray[np.float64], *, seed: int = 0
+) -> Fraction | None:
+    """How much of the way from `start` to `end` was gone: scores of the same questions, each of shape (n,).
+
+    The interval is the percentile bootstrap's over questions (Efron, 1979; 2,000 resamples). None where there is no
+    gap that is sure to be one: where its own interval reaches 0.
+    """
+    if not len(start):
+        return None
+    drawn = np.random.default_rng(seed).integers(len(start), size=(2000, len(start)))
+    gaps = (end - start)[drawn].mean(axis=1)
+    if np.quantile(gaps, 0.025) <= 0:
+        return None
+    with np.errstate(divide="ignore", invalid="ignore"):
+        low, high = np.nanquantile((reached - start)[drawn].mean(axis=1) / gaps, [0.025, 0.975])
+    return Fraction(float((reached - start).mean() / (end - start).mean()), float(low), float(high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eft_gguf.errors import OptionError
 from eft_gguf.files import write_aside
@@ -18,6 +19,10 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON."""
+        return {"title": self.title, "columns": list(self.columns), "rows": [*map(list, self.rows)], "note": self.note}
 
     def text(self) -> str:
         """For a terminal: columns aligned, the first to the left."""

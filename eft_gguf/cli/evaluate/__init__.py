@@ -7,6 +7,7 @@ import click
 from eft_gguf.cli.lazy import LazyCommands
 
 EVALUATIONS = {
+    "gate": "Is blending worth it, for your own prompts?",
     "frontier": "Sweep two traits against each other, and behaviour from 0 to 2.",
 }
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
@@ -29,6 +29,21 @@ def questions_option(command: Command) -> Command:
         metavar="N|FILE",
         help="Ask N of the bundled questions, or those of a file.  [default: all 1,640 bundled]",
     )(command)
+
+
+def run_option(command: Command) -> Command:
+    return click.option(
+        "--run",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Keep all replies in FILE; where it exists, go on from it.",
+    )(command)
+
+
+def stopped(run: Path | None) -> NoReturn:
+    """Leave after Ctrl-C, and say how to go on."""
+    note(f"stopped; the same command goes on from {run}" if run else "stopped; --run FILE would keep what is done")
+    raise click.exceptions.Exit(130)
 
 
 def output_options(command: Command) -> Command:
