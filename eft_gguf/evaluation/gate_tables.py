@@ -9,7 +9,7 @@ from eft_gguf.evaluation.replies import Figures
 from eft_gguf.evaluation.table import Table
 
 SYSTEMS_NOTE = (
-    "Per cent with 95 % intervals; success: right and in the form; tokens: mean length;\n"
+    "Per cent with 95 % intervals; success: right and in the form; len.: mean tokens;\n"
     "rep.: share of repeated 4-token runs; tok/s: the first prompts, one at a time."
 )
 
@@ -39,12 +39,11 @@ def _systems(result: Result) -> Table:
                 name,
                 *(share.text() for share in (one.success, one.accuracy, one.form)),
                 f"{one.tokens:.1f}",
-                f"{100 * one.cut_off.value:.0f}",
                 f"{100 * one.repetition:.0f}",
-                "–" if speed is None else f"{speed:.1f}",
+                "–" if speed is None else f"{speed:.{1 if speed < 100 else 0}f}",
             ]
         )
-    columns = ("system", "success", "accuracy", "form", "tokens", "cut", "rep.", "tok/s")
+    columns = ("system", "success", "accuracy", "form", "len.", "rep.", "tok/s")
     return Table(f"{result.record['prompts']['report']} prompts to report on", columns, rows, SYSTEMS_NOTE)
 
 
