@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
-from eft_gguf.engine.devices import Asked
+from eft_gguf.engine.devices import Asked, place, separate_memory
 from eft_gguf.engine.engine import QUEUE, Engine
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
@@ -27,9 +27,10 @@ from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import ContextError, EFTError, OptionError
+from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import Family, Tuned, family_from_references, load_family, read_family
-from eft_gguf.models.memory import require_kv_type
+from eft_gguf.models.fit import Plan, free_memory
 from eft_gguf.models.metadata import GGUFMetadata
 from eft_gguf.prompts import Messages, Prompt, Prompts
 
@@ -99,6 +100,7 @@ class EFT:
         repack: bool = False,
         sequences: int = 1,
         queue: int = QUEUE,
+        force: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         hardware = Hardware(threads, gpu_layers, device, flash_attn, kv_type, repack)
@@ -115,6 +117,10 @@ class EFT:
         self.warnings = [finding for finding in findings if finding.severity != "note"]
         self.ctx = context_length(ctx or family.ctx, (base, untuned, *others.values()))
         require_kv_type(kv_type, (base, untuned, *others.values()))
+        if not force:
+            members = {"base": base, "untuned": untuned, **others}
+            plan = Plan(members, family.untuned_of, sequences, batch, kv_type, repack, flash_attn != "off")
+            plan.require(self.ctx, free_memory() + separate_memory(place(device, list(members)).values()))
         self._ensemble = Ensemble(
             family.members,
             family.untuned_of,
@@ -142,9 +148,9 @@ class EFT:
         tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references, or to the
         keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.
         options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), queue (how many may wait),
-        progress (called with lines of text while loading); of the machine, as in `Hardware`: threads, gpu_layers (−1
-        all, 0 none), device ("CPU", or by member: {"base": "MTL0"}), flash_attn ("auto", "on", "off"), kv_type ("f16",
-        "q8_0", …), repack.
+        progress (called with lines of text while loading), force (load even what memory has no room for); of the
+        machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU", or by member: {"base": "MTL0"}),
+        flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
 
         Raises OptionError, ModelFileError, CompatibilityError, ContextError or LoadError, each with a hint.
         """

@@ -92,6 +92,9 @@ MODELS: dict[str, Decorator] = {
     "kv_type": click.option(
         "--kv-type", metavar="TYPE", help="How the KV cache is kept: f16, q8_0, q4_0 …  [default: f16]"
     ),
+    "force": click.option(
+        "--force", is_flag=True, default=None, help="Load the models even where memory has no room for them."
+    ),
     "repack": click.option(
         "--repack", is_flag=True, default=None, help="Copy weights into an order that suits the processor."
     ),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 # Not used by name: loading llama.cpp's library registers the devices.
@@ -21,8 +21,12 @@ from eft_gguf.errors import OptionError
 Asked = str | Sequence[str] | Mapping[str, str]
 """Devices for all members, or member by member: "CPU", "base=MTL0", a sequence of these, or a mapping."""
 
-CPU, ACCELERATOR = 0, 3
-"""llama.cpp's kinds of device. An accelerator (BLAS) works for the CPU and cannot be chosen."""
+CPU, GPU, ACCELERATOR = 0, 1, 3
+"""llama.cpp's kinds of device. A GPU in the processor has a kind of its own, but for a Mac's. An accelerator (BLAS)
+works for the CPU and cannot be chosen."""
+
+SHARED = ("mtl", "metal")
+"""Backends whose GPUs use the processor's memory."""
 
 BACKENDS = {"metal": "mtl"}
 """Names that people know, and what llama.cpp calls these backends."""
@@ -93,6 +97,13 @@ def place(
             )
     placed = {name: by_member.get(name, for_all) for name in members}
     return placed | {name: placed[own] for name, own in (adapters or {}).items() if name not in by_member}
+
+
+def separate_memory(placed: Iterable[Sequence[Device] | None], known: Sequence[Device] | None = None) -> int:
+    """Bytes of the cards with memory of their own among the devices that members were given by `place`."""
+    known = devices() if known is None else known
+    used = {device for chosen in placed for device in (known if chosen is None else chosen)}
+    return sum(device.memory for device in used if device.kind == GPU and device.backend.casefold() not in SHARED)
 
 
 def queueing_order(placed: Sequence[Sequence[Device] | None], known: Sequence[Device] | None = None) -> list[int]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from eft_gguf.engine.devices import Asked
 from eft_gguf.errors import OptionError
-from eft_gguf.models.memory import KV_TYPES, PLAIN_KV_TYPES
+from eft_gguf.models.cache import KV_TYPES, PLAIN_KV_TYPES
 
 FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 """The choices, and llama.cpp's numbers for them. `auto` takes it wherever the device has it."""

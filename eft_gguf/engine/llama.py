@@ -20,7 +20,7 @@ from eft_gguf.engine.devices import CPU, Device
 from eft_gguf.engine.hardware import FLASH_ATTENTION
 from eft_gguf.engine.mapping import unmap_until_used
 from eft_gguf.errors import ContextError, DecodeError, LoadError
-from eft_gguf.models.memory import KV_TYPES, PLAIN_KV_TYPES
+from eft_gguf.models.cache import KV_TYPES, PLAIN_KV_TYPES
 
 _KEEP_LOG_LINES = 40
 _log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)

@@ -1,34 +1,77 @@
-"""What models need of memory, from their files alone: weights, repacked copies of them, KV caches."""
+"""What models need of memory, from their files alone, before any is loaded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from eft_gguf.errors import OptionError
-from eft_gguf.models.header import BLOCKS
+from eft_gguf.models.cache import head_sizes, kv_bytes, number, state_bytes
 from eft_gguf.models.metadata import GGUFMetadata
 
-KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4_1": 3, "q4_0": 2, "iq4_nl": 20}
-"""How cached numbers may be kept: llama.cpp's name → its number for the type. It aborts the process over others."""
-PLAIN_KV_TYPES = ("f32", "f16", "bf16")
+PROGRAM = 195_000_000
+"""Bytes of Python, NumPy, Numba with LLVM and llama.cpp's code, as measured (docs/benchmarks.md)."""
+PER_TOKEN = 330
+"""Bytes that llama.cpp's tables of the vocabulary take for each token and its merge, as measured."""
+PER_CONTEXT = 3_000_000
+"""Bytes that llama.cpp plans its computation in, as measured."""
+OUTPUTS = 16
+"""Rows of logits that a context has room for beyond one a sequence, as engine/ensemble.py asks for."""
 
-CTX_MULTIPLE = 256
-"""llama.cpp rounds the cells of a KV cache up to a multiple of this."""
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy of them, at most.
+
+    cache: keys, values and states of what was read.  working: what a decode works in, logits, vocabulary.
+    """
+
+    weights: int
+    repacked: int
+    cache: int
+    working: int
+
+    @property
+    def total(self) -> int:
+        """Bytes in all."""
+        return self.weights + self.repacked + self.cache + self.working
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes. files: the weights, each file once.  repacked: copies of weights, at most.  kv: the KV caches."""
+    """What a family needs while it answers: its members' shares, and the program itself.
 
+    files: bytes of the models on disk, each file once.
+    """
+
+    members: dict[str, Share]
     files: int
-    repacked: int
-    kv: int
+    program: int = PROGRAM
+
+    @property
+    def weights(self) -> int:
+        """Bytes of weights that come into memory. They are mapped: the system could drop and read them again."""
+        return sum(share.weights for share in self.members.values())
+
+    @property
+    def repacked(self) -> int:
+        """Bytes of repacked copies, at most."""
+        return sum(share.repacked for share in self.members.values())
+
+    @property
+    def kv(self) -> int:
+        """Bytes of all caches."""
+        return sum(share.cache for share in self.members.values())
+
+    @property
+    def working(self) -> int:
+        """Bytes of compute buffers, logits and vocabularies."""
+        return sum(share.working for share in self.members.values())
 
     @property
     def total(self) -> int:
-        """All together; compute buffers and the program itself come on top, some 200 MB."""
-        return self.files + self.repacked + self.kv
+        """The peak, in bytes."""
+        return sum(share.total for share in self.members.values()) + self.program
 
 
 def needed(
@@ -36,57 +79,66 @@ def needed(
     *,
     ctx: int,
     sequences: int = 1,
+    batch: int = 128,
     kv_type: str = "f16",
     repack: bool = False,
+    flash_attention: bool = True,
     untuned_of: Mapping[str, str] | None = None,
 ) -> Memory:
-    """What members (base, untuned, traits; adapters among them) need, each with a KV cache of its own.
+    """What members (base, untuned, traits; adapters among them) need, each with a cache of its own.
 
     untuned_of: by adapter, the name of the model that it works on, where that is not untuned.
     """
-    files = {model.path: model.size_bytes for model in members.values()}
-    weights = {model.path: model.size_bytes for model in members.values() if model.kind != "adapter"}
     own = untuned_of or {}
-    models = [
-        members[own.get(name, "untuned")] if model.kind == "adapter" else model for name, model in members.items()
-    ]
-    kv = sum(kv_bytes(model, ctx * sequences, kv_type) for model in models)
-    return Memory(sum(files.values()), sum(weights.values()) if repack else 0, kv)
+    shares: dict[str, Share] = {}
+    loaded = set()
+    for name, member in members.items():
+        model = members[own.get(name, "untuned")] if member.kind == "adapter" else member
+        first = member.path not in loaded
+        loaded.add(member.path)
+        weights = weights_in_use(member) if first else 0
+        cache = kv_bytes(model, ctx * sequences, kv_type) + state_bytes(model, sequences)
+        working = compute_bytes(model, ctx=ctx * sequences, batch=batch, sequences=sequences, flash=flash_attention)
+        if first and member.vocabulary is not None:
+            working += PER_TOKEN * member.vocabulary.size
+        copied = weights if repack and member.kind != "adapter" else 0
+        shares[name] = Share(weights, copied, cache, working)
+    return Memory(shares, sum({member.path: member.size_bytes for member in members.values()}.values()))
 
 
-def kv_bytes(model: GGUFMetadata, tokens: int, kv_type: str = "f16") -> int:
-    """Bytes that the KV cache of a model has for so many tokens. Recurrent layers are counted as if they attended."""
-    per_block, block_bytes = BLOCKS[KV_TYPES[kv_type]]
-    layers = _number(model, "block_count") or 0
-    heads = model.fields.get(f"{model.architecture}.attention.head_count_kv") or _number(model, "attention.head_count")
-    all_heads = sum(heads) if isinstance(heads, list) else (heads or 1) * layers
-    cells = -(-tokens // CTX_MULTIPLE) * CTX_MULTIPLE
-    return all_heads * sum(head_sizes(model)) * block_bytes * cells // per_block
+def weights_in_use(model: GGUFMetadata) -> int:
+    """Bytes of the weights that decoding brings into memory.
+
+    A token reads one row of the embedding table. Where the output layer has weights of its own, the rest of the table
+    stays on disk (engine/mapping.py, on Linux).
+    """
+    unread = 0
+    if sys.platform == "linux" and "output.weight" in model.tensors and "token_embd.weight" in model.tensors:
+        unread = model.tensors["token_embd.weight"].size_bytes
+    return sum(tensor.size_bytes for tensor in model.tensors.values()) - unread
 
 
-def head_sizes(model: GGUFMetadata) -> tuple[int, int]:
-    """How many numbers an attention head keeps for a token: of its key, and of its value."""
-    width = (_number(model, "embedding_length") or 0) // (_number(model, "attention.head_count") or 1)
-    return (
-        _number(model, "attention.key_length") or width,
-        _number(model, "attention.value_length") or width,
+def compute_bytes(model: GGUFMetadata, *, ctx: int, batch: int, sequences: int = 1, flash: bool = True) -> int:
+    """Bytes that a context works in: intermediate results of a layer, the mask, rows of logits.
+
+    A layer holds three rows of its feed-forward width and four of the model's at once for each token of a batch, and
+    the buffer is reused for the logits. That fits llama.cpp's reports for dense models to the byte.
+    """
+    batch = min(batch, ctx)
+    width = number(model, "embedding_length") or 0
+    experts = number(model, "expert_used_count") or 0
+    expert_width = number(model, "expert_feed_forward_length") or 0
+    # Heads may together be wider than the model, and Mamba's layers widen to twice the inner size.
+    hidden = max(
+        (number(model, "attention.head_count") or 0) * head_sizes(model)[0],
+        number(model, "feed_forward_length") or 0,
+        experts * (expert_width or number(model, "feed_forward_length") or 0),
+        2 * (number(model, "ssm.inner_size") or 0),
     )
-
-
-def require_kv_type(kv_type: str, models: Iterable[GGUFMetadata]) -> None:
-    """Raise OptionError where the heads of a model cannot be cut into the blocks of a quantized type."""
-    per_block, _ = BLOCKS[KV_TYPES[kv_type]]
-    for model in models:
-        size = next((size for size in head_sizes(model) if size % per_block), None)
-        if model.kind != "adapter" and size is not None:
-            raise OptionError(
-                f"a KV cache of type {kv_type} packs {per_block} numbers together, "
-                f"but an attention head of {model.path.name} has {size}",
-                hint="pass --kv-type f16",
-            )
-
-
-def _number(model: GGUFMetadata, key: str) -> int | None:
-    """A field of the architecture; the largest where it is given layer by layer."""
-    value = model.fields.get(f"{model.architecture}.{key}")
-    return max(value) if isinstance(value, list) else value
+    tokens = model.vocabulary.size if model.vocabulary is not None else 0
+    logits = 4 * tokens * min(batch, max(sequences, OUTPUTS))
+    layer = 4 * batch * (3 * hidden + 4 * width)
+    mask = 2 * batch * ctx * (2 if number(model, "attention.sliding_window") else 1)
+    # Without flash attention the scores of all heads are there at once, before and after they are normalized.
+    scores = 0 if flash else 2 * 4 * batch * ctx * (number(model, "attention.head_count") or 0)
+    return max(layer, logits, scores) + mask + logits + PER_CONTEXT

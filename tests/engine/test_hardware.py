@@ -9,7 +9,7 @@ import pytest
 
 from eft_gguf import EFT, Blend, EFTError, OptionError, Sampling
 from eft_gguf.engine.hardware import FLASH_ATTENTION, Hardware
-from eft_gguf.models.memory import KV_TYPES
+from eft_gguf.models.cache import KV_TYPES
 
 GREEDY = Sampling(temperature=0, max_tokens=8)
 TEXT = "Once upon a time there was a lighthouse at the end of a long pier."
@@ -39,7 +39,7 @@ def test_all_combinations_in_one_process():
 import itertools, sys
 from eft_gguf import EFT, EFTError, Sampling
 from eft_gguf.engine.hardware import FLASH_ATTENTION
-from eft_gguf.models.memory import KV_TYPES
+from eft_gguf.models.cache import KV_TYPES
 for flash, kind, repack, layers in itertools.product(FLASH_ATTENTION, KV_TYPES, (False, True), (-1, 0)):
     try:
         with EFT.bundled(flash_attn=flash, kv_type=kind, repack=repack, gpu_layers=layers, device="CPU", ctx=128) as e:

@@ -5,8 +5,9 @@ from dataclasses import replace
 import pytest
 
 from eft_gguf import OptionError
+from eft_gguf.models.cache import KV_TYPES, kv_bytes, require_kv_type
 from eft_gguf.models.header import BLOCKS
-from eft_gguf.models.memory import KV_TYPES, kv_bytes, needed, require_kv_type
+from eft_gguf.models.memory import needed, weights_in_use
 from eft_gguf.models.metadata import read_metadata
 from tests.tiny_models import HEADS, LAYERS, WIDTH
 
@@ -42,8 +43,10 @@ def test_each_file_counts_once_each_member_has_a_cache(tiny):
     assert memory.kv == 4 * 2 * NUMBERS
     assert memory.repacked == 0
     repacked = needed(members, ctx=256, sequences=2, repack=True)
-    assert repacked.repacked == base.size_bytes + untuned.size_bytes
-    assert repacked.total == repacked.files + repacked.repacked + repacked.kv
+    assert repacked.repacked == weights_in_use(base) + weights_in_use(untuned)
+    assert repacked.total == memory.total + repacked.repacked
+    embeddings = 4 * WIDTH * base.vocabulary.size  # a table of which a token reads one row
+    assert weights_in_use(base) == pytest.approx(base.size_bytes - embeddings, rel=0.1)
 
 
 def test_heads_that_a_quantized_cache_cannot_hold(tiny):
