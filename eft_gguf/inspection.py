@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.difference_kernels import differences, likeliest
+from eft_gguf.blend.compiled import differences, likeliest, log_mass
 from eft_gguf.blend.equation import Blend
-from eft_gguf.blend.log_mass import log_mass
 from eft_gguf.eft import EFT
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.prompts import Messages

@@ -19,9 +19,8 @@ import numpy as np
 from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from numpy.typing import NDArray
 
-from eft_gguf.blend import kernels
+from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Blend, Filter, members_needed
-from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.eft import context_length
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble, special_tokens

@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import numba
 import numpy as np
-from numpy.typing import NDArray
+
+from eft_gguf.blend.layout import CANDIDATE, Rows
+
+__all__ = ["BLOCK", "CANDIDATE", "Rows"]
 
 BLOCK = 1024
-
-Rows = tuple[NDArray[np.float32], ...]
-
-CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)], align=True)
-"""The memory layout of llama.cpp's `llama_token_data`."""
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -9,7 +9,7 @@ import llama_cpp.llama_cpp as lib
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.kernels import CANDIDATE
+from eft_gguf.blend.layout import CANDIDATE
 from eft_gguf.engine.llama import Model
 from eft_gguf.errors import OptionError
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence as Seq
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend import kernels
+from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Filter, members_needed
-from eft_gguf.blend.filter_kernels import FilteredBlend
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.schedule import Plan, schedule
 from eft_gguf.engine.sequence import Sequence

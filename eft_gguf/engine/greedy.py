@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend import kernels
+from eft_gguf.blend.compiled import kernels
 from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.engine import Engine
 

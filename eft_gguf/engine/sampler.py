@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend import drawing_kernels, kernels
+from eft_gguf.blend.compiled import drawing_kernels, kernels
 from eft_gguf.blend.equation import log_softmax
 from eft_gguf.engine.chain import Grammar, SamplerChain
 from eft_gguf.engine.llama import Model
