@@ -3,36 +3,18 @@
 from __future__ import annotations
 
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from eft_gguf.evaluation.table import Table, write_section
+from eft_gguf.speed.spread import Spread
+
+__all__ = ["Spread", "Table", "publish", "verdict"]
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks.md"
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Median and quartiles of repeated measurements."""
-
-    median: float
-    low: float
-    high: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        low, median, high = statistics.quantiles(values, n=4, method="inclusive")
-        return cls(median, low, high, len(values))
-
-    def text(self, digits: int, *, scale: float = 1.0) -> str:
-        """As `median (first quartile – third quartile)`."""
-        low, median, high = (f"{value * scale:.{digits}f}" for value in (self.low, self.median, self.high))
-        return f"{median} ({low} – {high})"
 
 
 def verdict(value: float, bound: float) -> str:

@@ -226,17 +226,21 @@ REFERENCES = ("base", "untuned", "tuned")
 
 def open_models(models: Given) -> EFT:
     """Load the models that the options name, telling in a terminal what is being loaded."""
+    check_models(models)
+    from eft_gguf import EFT
+
+    with Status() as status:
+        return EFT.open(**models, progress=status)
+
+
+def check_models(models: Given) -> None:
+    """Raise UsageError where the options name models in two ways, or not all three."""
     named = [name for name in REFERENCES if name in models]
     if named and "family" in models:
         raise click.UsageError(f"--family and --{named[0]} exclude each other: a family names all three models")
     if named and len(named) < len(REFERENCES):
         missing = " and ".join(f"--{name}" for name in REFERENCES if name not in models)
         raise click.UsageError(f"--base, --untuned and --tuned belong together; missing: {missing}")
-
-    from eft_gguf import EFT
-
-    with Status() as status:
-        return EFT.open(**models, progress=status)
 
 
 def dials_in_use(eft: EFT, blend: Blend) -> Given:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +65,7 @@ class Ensemble:
         placed = place(hardware.device, self.names, adapters)
         self.order = queueing_order([placed[name] for name in self.names])
         threads = hardware.threads or default_threads(reference.path for reference in members.values())
+        self.hardware = replace(hardware, threads=threads)
         self._models: dict[object, Model] = {}
         self._adapters: list[Adapter] = []
         self._contexts: list[Context] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,22 @@ def describe() -> dict[str, str]:
 def versions() -> dict[str, str]:
     """The version of each package that has part in a reply."""
     return {name: version(name) for name in PACKAGES}
+
+
+def busy_cores(seconds: float = 1.0) -> float:
+    """How many cores other processes keep busy just now; the load average elsewhere than on Linux."""
+    if not Path("/proc/stat").exists():
+        return os.getloadavg()[0]
+
+    def read() -> tuple[int, int]:
+        times = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+        return sum(times), times[3] + times[4]  # all, and idle or waiting for a disk
+
+    total, idle = read()
+    time.sleep(seconds)
+    total_after, idle_after = read()
+    share = 1 - (idle_after - idle) / max(1, total_after - total)
+    return share * (os.cpu_count() or 1)
 
 
 def _cpu() -> str:
