@@ -17,7 +17,7 @@ from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import ContextError
 from eft_gguf.models.family import Family, read_family
-from eft_gguf.models.memory import needed
+from eft_gguf.models.fit import Plan, free_memory
 from eft_gguf.speed.result import Aggregate, Alone, Blended, Peak, Speed, Turn
 from eft_gguf.speed.spread import Spread
 
@@ -117,7 +117,7 @@ def measure_speed(options: Mapping[str, Any], speed: Speed, tick: Tick, *, quick
         speed.memory = _memory(eft, speed.settings)
         _turns(eft, speed, clock)
         ctx = min(eft.ctx, AGGREGATE_CTX)
-        room = _room(eft.family, ctx, speed.settings["kv_type"])
+        room = _room(eft.family, ctx, speed.settings)
     counts = [count for count in SEQUENCES if count <= room]
     if len(counts) > 1:
         wide = {**options, "ctx": ctx, "sequences": counts[-1], "batch": max(128, options.get("batch") or 0)}
@@ -265,17 +265,20 @@ def _together(eft: EFT, count: int, seed: int, seconds: float) -> float:
 
 
 def _memory(eft: EFT, settings: Mapping[str, Any]) -> Peak:
-    base, untuned, tuned = read_family(eft.family)
-    members = {"base": base, "untuned": untuned, **tuned}
-    need = needed(members, ctx=eft.ctx, kv_type=settings["kv_type"], repack=settings["repack"])
-    return Peak(peak_memory(), need.files, need.kv, need.repacked)
+    need = _plan(eft.family, settings).at(eft.ctx)
+    return Peak(peak_memory(), need.total, need.files, need.kv, need.repacked)
 
 
-def _room(family: Family, ctx: int, kv_type: str) -> float:
+def _room(family: Family, ctx: int, settings: Mapping[str, Any]) -> float:
     """How many replies at once a quarter of the memory that is free has room for."""
-    base, untuned, tuned = read_family(family)
-    need = needed({"base": base, "untuned": untuned, **tuned}, ctx=ctx, kv_type=kv_type)
-    return free_memory() / 4 / max(1, need.kv)
+    return free_memory() / 4 / max(1, _plan(family, settings).at(ctx).kv)
+
+
+def _plan(family: Family, settings: Mapping[str, Any]) -> Plan:
+    base, untuned, others = read_family(family)
+    members = {"base": base, "untuned": untuned, **others}
+    chosen = {name: settings[name] for name in ("batch", "kv_type", "repack")}
+    return Plan(members, family.untuned_of, flash_attention=settings["flash_attn"] != "off", **chosen)
 
 
 def _repeated(eft: EFT, length: int) -> str:
@@ -295,12 +298,3 @@ def peak_memory() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def free_memory() -> float:
-    """Bytes that programs could still have; endless where the system does not tell."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return float("inf")

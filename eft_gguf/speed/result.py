@@ -55,9 +55,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """Bytes: the most this process had in memory with one reply at a time, and what files and KV caches make of it."""
+    """Bytes: the most this process had in memory with one reply at a time, what was planned, and parts of that."""
 
     peak: int
+    planned: int
     files: int
     kv: int
     repacked: int
@@ -177,6 +178,7 @@ class Speed:
             return Table("Memory", (), ())
         rows = [
             ("peak, one reply at a time", _mb(self.memory.peak)),
+            ("planned before loading", _mb(self.memory.planned)),
             ("model files", _mb(self.memory.files)),
             ("KV caches", _mb(self.memory.kv)),
         ]

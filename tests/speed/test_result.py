@@ -31,7 +31,7 @@ def test_figures_in_tables_and_as_values() -> None:
         blend=Blended(spread(0.2), 0.19, 20.0),
         turns=[Turn(2, 63, 44, 0.38)],
         aggregate=[Aggregate(1, 5.0, 5.5), Aggregate(4, 8.0, 10.0)],
-        memory=Peak(2_000_000_000, 1_500_000_000, 300_000_000, 1_500_000_000),
+        memory=Peak(2_000_000_000, 2_100_000_000, 1_500_000_000, 300_000_000, 1_500_000_000),
     )
     rates, batches, turns, replies, memory = speed.tables()
     assert rates.rows == [
