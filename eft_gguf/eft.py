@@ -268,6 +268,40 @@ class EFT:
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
         return Score(ids, texts, np.concatenate([first, blended]), members)
 
+    def likelihoods(
+        self, texts: Seq[tuple[Seq[int], Seq[int]]], *, blend: Blend | None = None
+    ) -> list[tuple[NDArray[np.float64], bool]]:
+        """Of each context and continuation, as token ids: the natural log-probabilities of the continuation's tokens
+        under the blend, and whether each is the likeliest in its place.
+
+        Short continuations are decoded together, as many as `sequences` allows, and a context that neighbours share is
+        decoded once. Raises ContextError where one does not fit or a model does not know an id, OptionError for an
+        empty context or continuation.
+        """
+        blend = blend or Blend()
+        for context, continuation in texts:
+            if not context or not continuation:
+                raise OptionError("a context or continuation is empty", hint="give each at least one token")
+            self._prompts.require_shared("text", [*context, *continuation])
+        return self._engine.likelihoods(texts, self.family.factors(blend), blend.filter)
+
+    def token_ids(self, text: str, *, begin: bool = False) -> list[int]:
+        """The token ids of a text, control tokens read as such. begin: after the BOS token, where models want one."""
+        model = self._tokenizer()
+        return ([model.bos] if begin and model.add_bos else []) + model.tokenize(text, special=True)
+
+    @property
+    def start_token(self) -> int:
+        """What stands before a text that begins with nothing: the BOS token, of models that know none the end token."""
+        model = self._tokenizer()
+        return model.bos if model.bos >= 0 else model.eos
+
+    def chat_text(self, messages: Messages) -> str:
+        """What the tuned model reads of messages, up to where its reply begins; without BOS if `stream` adds it."""
+        text, model = self._prompts.read(messages).texts[self._ensemble.tuned[0]], self._tokenizer()
+        begin = model.piece(model.bos, special=True).decode() if model.add_bos else ""
+        return text.removeprefix(begin)
+
     def replay(
         self, prompt: str | Messages, reply: str | Seq[int], *, blend: Blend | None = None
     ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:

@@ -3,10 +3,11 @@
 #
 # Does nothing when that was done before for this pyproject.toml in this folder. Needs Python 3.10 to 3.13 with its
 # venv module, and a C++ compiler, because llama-cpp-python is published as source. PYTHON chooses the interpreter,
-# CMAKE_ARGS how llama.cpp is built.
+# CMAKE_ARGS how llama.cpp is built, EXTRAS which of pyproject.toml's optional dependencies are installed.
 set -eu
 
 venv=$1
+extras=${EXTRAS:-dev}
 log=$venv/setup.log
 stamp=$venv/setup.stamp
 
@@ -18,7 +19,7 @@ fail() {
 
 # ---- done before?
 # The folder is part of the stamp because an editable install points at it.
-wanted="$(cksum <pyproject.toml) $PWD"
+wanted="$(cksum <pyproject.toml) $PWD $extras"
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$venv/bin/python" -c '' 2>/dev/null; then
     exit 0
 fi
@@ -85,7 +86,7 @@ trap 'stop_clock; echo "stopped; the same command goes on from here" >&2; exit 1
 
 # llama.cpp's image and sound library is a third of the build, and nothing here uses it.
 if CMAKE_ARGS="${CMAKE_ARGS:--DLLAVA_BUILD=OFF}" "$venv/bin/python" -m pip install --no-input \
-    --disable-pip-version-check --editable '.[dev]' </dev/null >"$log" 2>&1; then
+    --disable-pip-version-check --editable ".[$extras]" </dev/null >"$log" 2>&1; then
     stop_clock
     printf '%s\n' "$wanted" >"$stamp"
     echo "Ready."

@@ -136,34 +136,97 @@ class Engine:
             )
         return by_member, blended
 
+    def likelihoods(
+        self, texts: Seq[tuple[Seq[int], Seq[int]]], factors: Seq[float], filter: Filter
+    ) -> list[tuple[NDArray[np.float64], bool]]:
+        """Of each (context, continuation): natural log-probabilities of the continuation's tokens under the blend, and
+        whether each of them is the likeliest there. Raises as `replays` does.
+        """
+        members = members_needed(factors, filter)
+        found: list[tuple[list[float], list[bool]]] = [([], []) for _ in texts]
+        asked = [([context] * len(self.ensemble.names), tokens) for context, tokens in texts]
+        for number, rows in self.replays(asked):
+            values, likeliest = found[number]
+            token, n_vocab = texts[number][1][len(values)], self.ensemble.n_vocab
+            used = self._filtered([rows[member] for member in members], members, factors, filter)
+            values.append(kernels.blend_log_probability(*used, n_vocab, token))
+            likeliest.append(kernels.blend_argmax(*used, n_vocab) == token)
+        return [(np.array(values), all(likeliest)) for values, likeliest in found]
+
     def replay(self, prompts: Seq[Seq[int]], tokens: Seq[int]) -> Iterator[list[NDArray[np.float32]]]:
         """For each of `tokens`, every member's logits before it; views, until the next is asked for.
 
         prompts: what each member read before the first of them.  Reads `tokens` again in a free slot, and of the
         prompts what that does not hold; take all before anything else runs. Raises ContextError where they do not fit.
         """
-        length = max(map(len, prompts)) + len(tokens)
-        if length > self.ensemble.ctx:
-            raise ContextError(
-                f"the text has {length:,} tokens, the context holds {self.ensemble.ctx:,}",
-                hint=f"pass --ctx {length} if the models allow it, or shorten the text",
-            )
-        # The prompt's last token is read again: its logits are those before the first of `tokens`.
-        slot = self._slots.take(prompts, range(len(prompts)))
+        return (rows for _, rows in self.replays([(prompts, tokens)]))
+
+    def replays(self, texts: Seq[tuple[Seq[Seq[int]], Seq[int]]]) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+        """`replay` for many: the number of a text, and its next logits. Texts come in order, each as a whole.
+
+        Short ones are decoded together, and a beginning that neighbours share once. Raises ContextError at once.
+        """
+        for prompts, tokens in texts:
+            length = max(map(len, prompts)) + len(tokens)
+            if length > self.ensemble.ctx:
+                raise ContextError(
+                    f"the text has {length:,} tokens, the context holds {self.ensemble.ctx:,}",
+                    hint=f"pass --ctx {length} if the models allow it, or shorten the text",
+                )
+        return self._replays(deque(enumerate(texts)))
+
+    def _replays(
+        self, waiting: deque[tuple[int, tuple[Seq[Seq[int]], Seq[int]]]]
+    ) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+        members = range(len(self.ensemble.names))
         try:
-            for member, prompt in enumerate(prompts):
-                while (start := len(slot.cached[member])) < len(prompt) - 1:
-                    stop = min(start + self.ensemble.batch, len(prompt) - 1)
-                    self._read(slot, member, prompt[start:stop], outputs=0)
-            for start in range(0, len(tokens), self.ensemble.outputs):
-                stop = min(start + self.ensemble.outputs, len(tokens))
-                for member, prompt in enumerate(prompts):
-                    known = [prompt[-1], *tokens[:stop]][start:stop]
-                    self._read(slot, member, known, outputs=len(known))
-                yield from map(list, zip(*map(self.ensemble.rows, range(len(prompts))), strict=True))
+            while waiting:
+                group: dict[int, tuple[int, Seq[Seq[int]], Seq[int]]] = {}
+                room = self.ensemble.outputs
+                while waiting and (not group or len(waiting[0][1][1]) <= room) and len(group) < len(self._slots.free):
+                    number, (prompts, tokens) = waiting.popleft()
+                    # The prompt's last token is read again: its logits are those before the first of `tokens`.
+                    slot = self._slots.take(prompts, members, besides=group)
+                    self._read_prompts(slot, prompts)
+                    group[slot.index] = (number, prompts, tokens)
+                    room -= len(tokens)
+                if not group:
+                    self._slots.require_free()
+                longest = max(len(tokens) for _, _, tokens in group.values())
+                for start in range(0, longest, self.ensemble.outputs):
+                    yield from self._read_again(group, start)
         except BaseException:
             self._slots.recover()
             raise
+
+    def _read_prompts(self, slot: Slot, prompts: Seq[Seq[int]]) -> None:
+        """Decode what a slot does not hold of prompts, but for their last tokens."""
+        for member, prompt in enumerate(prompts):
+            while (start := len(slot.cached[member])) < len(prompt) - 1:
+                stop = min(start + self.ensemble.batch, len(prompt) - 1)
+                self._read(slot, member, prompt[start:stop], outputs=0)
+
+    def _read_again(
+        self, group: Mapping[int, tuple[int, Seq[Seq[int]], Seq[int]]], start: int
+    ) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
+        """Decode the tokens of a group, by slot, from `start` on as far as outputs go, and give their logits out.
+
+        More than one text are in a group only if all their tokens fit at once.
+        """
+        numbers = []
+        parts: list[list[Part]] = [[] for _ in self.ensemble.names]
+        for index, (number, prompts, tokens) in group.items():
+            stop = min(start + self.ensemble.outputs, len(tokens))
+            for member, prompt in enumerate(prompts):
+                known = [prompt[-1], *tokens[:stop]][start:stop]
+                parts[member].append(Part(index, len(self._slots[index].cached[member]), known, len(known)))
+            numbers += [number] * (stop - start)
+        for member, own in enumerate(parts):
+            self.ensemble.decode(member, own)
+            for part in own:
+                self._slots[part.sequence].cached[member].extend(part.tokens)
+        rows = (self.ensemble.rows(member) for member in range(len(parts)))
+        yield from zip(numbers, map(list, zip(*rows, strict=True)), strict=True)
 
     def blended(
         self, rows: Seq[NDArray[np.float32]], factors: Seq[float], filter: Filter, out: NDArray[np.float32]

@@ -8,7 +8,7 @@ only that its cells belong to one sequence more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 
@@ -52,14 +52,16 @@ class Slots:
         """Those that no sequence uses."""
         return [slot for slot in self._slots if slot.sequence is None]
 
-    def take(self, ids: Seq[Seq[int]], members: Seq[int]) -> Slot:
+    def take(self, ids: Seq[Seq[int]], members: Seq[int], *, besides: Container[int] = ()) -> Slot:
         """A free slot for prompts that begin with `ids`, by member, of which `members` are to be decoded now.
 
         It is the conversation's own where one goes on or its last reply is made again, else an empty one or the one
         used least recently. It holds what the ids begin with as far as any slot does, but for the last token, which is
         always decoded for its logits. Raises EFTError when all are in use.
+
+        besides: the numbers of slots that are not to be taken.
         """
-        free = self._require_free()
+        free = [slot for slot in self.require_free() if slot.index not in besides]
         own = [slot for slot in free if self._goes_on(slot, ids, members)]
         if own:
             slot = max(own, key=lambda slot: sum(_usable(slot, member, ids[member]) for member in members))
@@ -75,7 +77,7 @@ class Slots:
 
     def closest(self, ids: Mapping[int, Seq[int]]) -> Slot:
         """The free slot that holds most of `ids`, by member, cut to what it holds. Raises as `take` does."""
-        slot = max(self._require_free(), key=lambda slot: sum(_usable(slot, *item) for item in ids.items()))
+        slot = max(self.require_free(), key=lambda slot: sum(_usable(slot, *item) for item in ids.items()))
         for member, tokens in ids.items():
             self.cut(slot, member, _usable(slot, member, tokens))
         return slot
@@ -106,7 +108,8 @@ class Slots:
                 known = len(cached) if slot.sequence is None else len(slot.sequence.ids[member]) - 1
                 self.cut(slot, member, min(known, len(cached)))
 
-    def _require_free(self) -> list[Slot]:
+    def require_free(self) -> list[Slot]:
+        """The free slots. Raises EFTError where there is none."""
         if not self.free:
             raise EFTError(
                 f"all {len(self._slots)} sequences are in use",
