@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.tiny_models import write_tiny_adapter, write_tiny_model
+
+# No test may fetch anything; those of fetching have a hub of their own.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 
 @dataclass(frozen=True)

@@ -274,7 +274,8 @@ def reopening(eft: EFT) -> Given:
         return {"family": "bundled" if family.path == BUNDLED else str(family.path.resolve())}
 
     def absolute(reference: Reference) -> str:
-        return ("lora:" if reference.adapter else "") + str(reference.path.resolve())
+        scale = f"@{reference.scale!r}" if reference.scale != 1 else ""
+        return ("lora:" if reference.adapter else "") + str(reference.path.resolve()) + scale
 
     tuned = [f"{trait.name}={absolute(trait.model)}:{trait.weight!r}" for trait in family.tuned]
     return {"base": absolute(family.base), "untuned": absolute(family.untuned), "tuned": tuned}

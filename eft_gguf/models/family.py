@@ -15,7 +15,7 @@ from eft_gguf.blend.equation import Blend, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
-from eft_gguf.models.references import ADAPTER, Reference, locate, resolve
+from eft_gguf.models.references import ADAPTER, Reference, on_disk, resolve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -180,7 +180,7 @@ def parse_tuned(text: str) -> Parsed:
     readings: list[Parsed] = [(None, text, 1.0), (None, *_split_weight(text))]
     if equals and NAME.fullmatch(name):
         readings += [(name, rest, 1.0), (name, *_split_weight(rest))]
-    return next((reading for reading in readings if _exists(reading[1])), readings[-1])
+    return next((reading for reading in readings if on_disk(reading[1])), readings[-1])
 
 
 def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
@@ -204,13 +204,6 @@ def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, G
     return base[1], untuned[1], dict(others)
 
 
-def _exists(reference: str) -> bool:
-    try:
-        return bool(reference) and locate(reference).exists()
-    except (OptionError, OSError, ValueError):
-        return False
-
-
 def _split_weight(text: str) -> tuple[str, float]:
     """Cut `:WEIGHT` off, if what follows the last colon is a number."""
     head, _, tail = text.rpartition(":")
@@ -221,7 +214,7 @@ def _split_weight(text: str) -> tuple[str, float]:
 
 
 def _parse_weight(text: str) -> tuple[str, float]:
-    return (text, 1.0) if _exists(text) else _split_weight(text)
+    return (text, 1.0) if on_disk(text) else _split_weight(text)
 
 
 def _family(table: dict[str, Any], path: Path) -> Family:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from eft_gguf.errors import OptionError
+from eft_gguf.errors import EFTError, OptionError
+from eft_gguf.models import hugging_face, lm_studio, ollama
 from eft_gguf.models.header import open_gguf
 
 ADAPTER = "lora:"
-LATER = ("hf:", "ollama:")
+FORMS = "a path, hf:OWNER/REPO/FILE.gguf, hf:OWNER/REPO:QUANT, ollama:NAME:TAG or lmstudio:PUBLISHER/REPO/FILE.gguf"
+SCHEMES = (hugging_face.SCHEME, ollama.SCHEME, lm_studio.SCHEME)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,31 +26,65 @@ class Reference:
 
 
 def resolve(text: str | Path, *, relative_to: Path | None = None) -> Reference:
-    """Find the file that a reference means: a path, or `lora:` and the path of an adapter.
+    """Find the file that a reference means, and fetch it if it is at Hugging Face and not on this disk.
 
-    `relative_to` is the folder that relative paths start from, instead of the current one. Raises
-    ModelFileError if there is no such file or it is no GGUF, OptionError for a reference of no known form.
+    A reference is a path, or a name after `hf:`, `ollama:` or `lmstudio:`; with `lora:` before it an adapter, and then
+    with `@0.5` behind it one of that scale. `relative_to` is the folder that relative paths start from, instead of the
+    current one.
+
+    Raises ModelFileError if there is no such file or it is no GGUF, OptionError for a reference of no known form.
     """
     text = str(text)
-    path = locate(text, relative_to=relative_to)
+    name, scale = _scaled(text, relative_to)
+    path = locate(name, relative_to=relative_to)
+    if path is None:
+        path = hugging_face.fetch(name.removeprefix(ADAPTER).removeprefix(hugging_face.SCHEME))
     with open_gguf(path):
-        return Reference(text, path, adapter=text.startswith(ADAPTER))
+        return Reference(text, path, adapter=text.startswith(ADAPTER), scale=scale)
 
 
-def locate(text: str, *, relative_to: Path | None = None) -> Path:
-    """The path in a reference, whether or not a file is there."""
+def locate(text: str, *, relative_to: Path | None = None) -> Path | None:
+    """Where on this disk a reference leads to; a path as it is written, whether or not a file is there.
+
+    None for a file of Hugging Face's that is still to be fetched. Raises as `resolve` does.
+    """
     name = text.removeprefix(ADAPTER)
     if not name.strip():
-        raise OptionError("an empty model reference", hint=f"give the path of a .gguf file, or {ADAPTER}PATH")
+        raise OptionError("an empty model reference", hint=f"give {FORMS}")
     try:
         path = Path(name).expanduser()
     except RuntimeError:  # ~someone, who has no account here
         path = Path(name)
     path = (relative_to or Path()) / path
-    for scheme in LATER:
-        if name.startswith(scheme) and not path.exists():
-            raise OptionError(
-                f"{scheme} references, such as {name!r}, are not supported yet",
-                hint="give the path of a .gguf file that is already on this disk",
-            )
-    return path
+    scheme = next((scheme for scheme in SCHEMES if name.startswith(scheme)), None)
+    if scheme is None or path.exists():
+        return path
+    name = name.removeprefix(scheme)
+    if scheme == hugging_face.SCHEME:
+        return hugging_face.find(name)
+    if scheme == ollama.SCHEME:
+        return ollama.find(name, adapter=text.startswith(ADAPTER))
+    return lm_studio.find(name)
+
+
+def on_disk(text: str, *, relative_to: Path | None = None) -> bool:
+    """Whether a reference leads to a file that is here already."""
+    try:
+        path = locate(text, relative_to=relative_to)
+        return path is not None and path.exists()
+    except (EFTError, OSError, ValueError):
+        return False
+
+
+def _scaled(text: str, relative_to: Path | None) -> tuple[str, float]:
+    """Cut the scale off an adapter's reference, unless a file has such a name."""
+    head, at, tail = text.rpartition("@")
+    if not at or not text.startswith(ADAPTER) or on_disk(text, relative_to=relative_to):
+        return text, 1.0
+    try:
+        scale = float(tail)
+    except ValueError:
+        return text, 1.0
+    if not math.isfinite(scale):
+        raise OptionError(f"the scale of {text} is {scale}", hint="give a finite number, as in lora:adapter.gguf@0.5")
+    return head, scale

@@ -123,7 +123,7 @@ TUNED = '[tuned]\nt = "helpful.gguf"\n'
         (HEAD + '[tuned]\n"a b" = "helpful.gguf"\n', "'a b' cannot name a trait", "letters"),
         (HEAD + '[tuned]\nbase = "helpful.gguf"\n', "'base' cannot name a trait", "not base"),
         (HEAD + '[tuned]\nt = "helpful.gguf"\nt = "cautious.gguf"\n', "is no TOML file", "base ="),
-        (HEAD + '[tuned]\nt = "hf:owner/repo/file.gguf"\n', "tuned.t: hf: references", "path"),
+        (HEAD + '[tuned]\nt = "hf:owner"\n', "tuned.t: hf:owner names no file", "OWNER/REPO"),
         ('base = "lora:lora.gguf"\nuntuned = "small.gguf"\n' + TUNED, "base cannot be an adapter", "tuned"),
     ],
 )

@@ -40,11 +40,13 @@ def test_home_expands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         resolve("~nobody-of-this-name/model.gguf")
 
 
-@pytest.mark.parametrize("text", ["hf:owner/repo/file.gguf", "ollama:qwen2.5:0.5b", "lora:hf:owner/repo/file.gguf"])
-def test_later_schemes_say_so(text: str) -> None:
-    with pytest.raises(OptionError, match="not supported yet") as caught:
-        resolve(text)
-    assert "path" in caught.value.hint
+def test_the_scale_of_an_adapter(tmp_path: Path) -> None:
+    path = write_adapter(tmp_path / "lora.gguf")
+    assert resolve(f"lora:{path}@0.5") == Reference(f"lora:{path}@0.5", path, adapter=True, scale=0.5)
+    with pytest.raises(OptionError, match="the scale of"):
+        resolve(f"lora:{path}@nan")
+    named = write_adapter(tmp_path / "lora.gguf@0.5")
+    assert resolve(f"lora:{named}") == Reference(f"lora:{named}", named, adapter=True)
 
 
 def test_a_file_wins_over_a_scheme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
