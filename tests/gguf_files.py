@@ -9,7 +9,7 @@ import numpy as np
 from gguf import GGUFWriter
 
 TOKENS = ("<unk>", "<s>", "</s>", "a", "b", "Ġthe", "Ġcat", "é")
-NORMAL, UNUSED = 1, 5
+NORMAL, CONTROL, UNUSED = 1, 3, 5
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ eos_token }}{% endfor %}<assistant>"
 
 
@@ -29,6 +29,9 @@ def write_model(
     merges: Sequence[str] = (),
     tensors: int = 2,
     extra: Mapping[str, int] | None = None,
+    flags: Mapping[str, bool] | None = None,
+    scores: Sequence[float] = (),
+    halves: bool = False,
 ) -> Path:
     """Write a file of `tensors` tensors of 8 × 32 numbers each; what is None is left out."""
     writer = GGUFWriter(path, architecture)
@@ -53,8 +56,12 @@ def write_model(
             writer.add_chat_template(template)
     for key, value in (extra or {}).items():
         writer.add_uint32(key, value)
+    for key, flag in (flags or {}).items():
+        writer.add_bool(key, flag)
+    if scores:
+        writer.add_token_scores(list(scores))
     for index in range(tensors):
-        writer.add_tensor(f"blk.{index}.weight", np.full((8, 32), index, np.float32))
+        writer.add_tensor(f"blk.{index}.weight", np.full((8, 32), index, np.float16 if halves else np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -1,4 +1,4 @@
-"""May these models be blended? Findings, each with the way out.
+"""May these models be blended? Findings, each with evidence and the way out.
 
 The blend adds the logits of one token id across models, so that an id has to mean the same token in all of
 them. Models padded to different sizes are fine: only the ids that all of them have are blended.
@@ -6,22 +6,17 @@ them. Models padded to different sizes are fine: only the ids that all of them h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
 
 from eft_gguf.errors import CompatibilityError
-from eft_gguf.models.metadata import GGUFMetadata, Vocabulary
+from eft_gguf.models.cache import is_recurrent
+from eft_gguf.models.findings import SEVERITIES, Finding
+from eft_gguf.models.metadata import GGUFMetadata
+from eft_gguf.models.tokenizers import compare, present
 
-SAME_SERIES = "take all models from one series with one tokenizer, such as two sizes of Qwen2.5"
-SHOWN = 40  # characters of a token in a message
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    severity: Literal["error", "warning", "note"]
-    message: str
-    hint: str = ""
+CONTROL_TEXT = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>|<\|?/?[a-z]+_(?:start|end)\|?>")
+"""How control tokens are written in templates."""
 
 
 def check(
@@ -47,8 +42,13 @@ def check(
     if not findings:
         others = {"untuned": untuned} | {_role(n): m for n, m in tuned.items() if m.kind != "adapter"}
         for role, other in others.items():
-            findings += _compare("base", base, role, other)
-    return sorted(findings, key=lambda finding: ("error", "warning", "note").index(finding.severity))
+            if other.path != base.path:
+                findings += compare(f"{_named('base', base)} and {_named(role, other)}", base, other)
+    if all(finding.severity != "error" for finding in findings):
+        models = {"base": base, "untuned": untuned} | {_role(n): m for n, m in tuned.items()}
+        findings += _differences(base, untuned, tuned, untuned_of or {})
+        findings += _templates(models, untuned) + _lengths(models) + _rollback(models)
+    return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
 def require(
@@ -99,45 +99,87 @@ def _check_adapter(role: str, adapter: GGUFMetadata, own: str, untuned: GGUFMeta
     return [Finding("error", message, "give as untuned the model that the adapter was trained on")]
 
 
-def _compare(role: str, member: GGUFMetadata, other_role: str, other_member: GGUFMetadata) -> list[Finding]:
-    one, other = member.vocabulary, other_member.vocabulary
-    assert one is not None and other is not None  # _check_model saw to it
-    names = f"{_named(role, member)} and {_named(other_role, other_member)}"
-    index = one.first_difference(other)
-    if index is not None:
-        message = (
-            f"{names} have different vocabularies: token {index:,} is {_shown(one, index)} in the first, "
-            f"{_shown(other, index)} in the second"
-        )
-        return [Finding("error", message, SAME_SERIES)]
-    if one.model != other.model:
-        message = f"{names} have different kinds of tokenizers: {one.model!r} and {other.model!r}"
-        return [Finding("error", message, SAME_SERIES)]
-    if one.pre != other.pre:
-        message = f"{names} cut text differently: tokenizer.ggml.pre is {one.pre!r} and {other.pre!r}"
+def _differences(
+    base: GGUFMetadata, untuned: GGUFMetadata, tuned: Mapping[str, GGUFMetadata], untuned_of: Mapping[str, str]
+) -> list[Finding]:
+    """Is there a difference for each dial to scale, and is it free of noise that only one side has?"""
+    findings = []
+    if base.path == untuned.path:
+        message = f"base and untuned are one file ({base.path.name}): the dial knowledge has nothing to scale"
+        findings.append(Finding("note", message))
+    for name, member in tuned.items():
+        own_name = untuned_of.get(name, "untuned")
+        own = tuned.get(own_name, untuned)
+        if member.kind == "adapter" or name.startswith("untuned."):
+            continue
+        if member.path == own.path:
+            message = f"{_role(name)} and {own_name} are one file ({own.path.name}): there is no behaviour to scale"
+            findings.append(Finding("note", message))
+        elif member.quantization != own.quantization:
+            kinds = f"{own.quantization} and {member.quantization}"
+            message = (
+                f"{_named(own_name, own)} and {_named(_role(name), member)} come at different quantizations, {kinds}: "
+                "what the coarser one loses is taken for behaviour"
+            )
+            hint = "fetch both at the same one, Q8_0 or F16 as they are small; or: eft-gguf convert quantize"
+            findings.append(Finding("warning", message, hint, (f"most layers: {kinds}",)))
+    return findings
+
+
+def _templates(models: Mapping[str, GGUFMetadata], untuned: GGUFMetadata) -> list[Finding]:
+    """Can the template that chats are written by be read by all? It is the first tuned model's."""
+    traits = {role: model for role, model in models.items() if role not in ("base",) and not role.startswith("untuned")}
+    sources = {role: untuned if model.kind == "adapter" else model for role, model in traits.items()}
+    role, source = next(iter(sources.items()))
+    named = _named(role, source)
+    if source.chat_template is None:
+        hint = "complete plain text (eft-gguf run --raw), or add one: gguf-new-metadata --chat-template-file FILE"
+        return [Finding("note", f"{named} has no chat template", hint)]
+    findings = []
+    for other, model in sources.items():
+        if model.chat_template is not None and model.chat_template != source.chat_template:
+            message = (
+                f"{_named(other, model)} was tuned with another chat template than {named}, whose template is used"
+            )
+            findings.append(Finding("warning", message, f"put {other} first if its manners matter more"))
+    vocabulary = source.vocabulary
+    assert vocabulary is not None
+    ids = present(vocabulary, sorted(set(CONTROL_TEXT.findall(source.chat_template))))
+    # Many templates serve several models, and know tokens of tools that a vocabulary need not have.
+    if ids and all(index is None for index in ids.values()):
+        message = f"the chat template of {named} writes control tokens that its vocabulary does not have"
         hint = (
-            "if one was only converted with a wrong name, mend it: "
-            f"gguf-new-metadata --pre-tokenizer {one.pre} {other_member.path} OUTPUT.gguf"
+            "it is another model's: mend it, with the template of the original model in FILE: "
+            f"gguf-new-metadata --chat-template-file FILE {source.path} OUTPUT.gguf"
         )
-        return [Finding("error", message, hint)]
-    if one.size != other.size:
-        return [_sizes(names, one, other)]
-    return []
+        findings.append(Finding("warning", message, hint, tuple(f"{text!r} is no token" for text in ids)))
+    sizes = {role: model.vocabulary.size for role, model in models.items() if model.vocabulary is not None}
+    least = min(sizes, key=lambda role: sizes[role])
+    beyond = {text: index for text, index in ids.items() if index is not None and index >= sizes[least]}
+    if beyond:
+        message = f"the chat template of {named} writes tokens that {least} does not have: {', '.join(beyond)}"
+        evidence = tuple(f"{text!r} is token {index:,} of {sizes[least]:,}" for text, index in beyond.items())
+        hint = 'in a family file, write bases_template = "plain"; or complete plain text (eft-gguf run --raw)'
+        findings.append(Finding("warning", message, hint, evidence))
+    return findings
 
 
-def _sizes(names: str, one: Vocabulary, other: Vocabulary) -> Finding:
-    larger, shared = (one, other.size) if one.size > other.size else (other, one.size)
-    counts = f"{names} have {one.size:,} and {other.size:,} tokens, the same up to {shared - 1:,}"
-    extra = next((index for index in range(shared, larger.size) if not larger.is_padding(index)), None)
-    if extra is None:
-        return Finding("note", f"{counts}; the rest is padding")
-    return Finding(
-        "warning",
-        f"{counts}; token {extra:,}, {_shown(larger, extra)}, is in only one of them",
-        "the blend can neither read nor write such tokens: see that the chat template does without them",
+def _lengths(models: Mapping[str, GGUFMetadata]) -> list[Finding]:
+    lengths = {role: model.ctx_train for role, model in models.items() if model.ctx_train}
+    if len(set(lengths.values())) < 2:
+        return []
+    least = min(lengths, key=lambda role: lengths[role])
+    evidence = tuple(f"{role}: {length:,} tokens" for role, length in lengths.items())
+    message = f"the models were trained for contexts of different lengths; the shortest counts: {lengths[least]:,}"
+    return [Finding("note", message, "", evidence)]
+
+
+def _rollback(models: Mapping[str, GGUFMetadata]) -> list[Finding]:
+    stuck = [_named(role, model) for role, model in models.items() if is_recurrent(model)]
+    if not stuck:
+        return []
+    message = (
+        f"{', '.join(stuck)}: layers with a state cannot be taken back to an earlier token, so an edited chat is read "
+        "again from its start"
     )
-
-
-def _shown(vocabulary: Vocabulary, index: int) -> str:
-    text = vocabulary.token(index).decode("utf-8", errors="replace")
-    return repr(text if len(text) <= SHOWN else text[: SHOWN - 1] + "…")
+    return [Finding("note", message)]

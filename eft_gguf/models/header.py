@@ -42,6 +42,13 @@ BLOCKS = {
     34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36), 41: (128, 18), 42: (64, 18),
 }  # fmt: skip
 
+TYPE_NAMES = {
+    0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 9: "Q8_1", 10: "Q2_K", 11: "Q3_K",
+    12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 15: "Q8_K", 16: "IQ2_XXS", 17: "IQ2_XS", 18: "IQ3_XXS", 19: "IQ1_S",
+    20: "IQ4_NL", 21: "IQ3_S", 22: "IQ2_S", 23: "IQ4_XS", 29: "IQ1_M", 30: "BF16", 34: "TQ1_0", 35: "TQ2_0",
+    39: "MXFP4",
+}  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StringArray:
@@ -59,6 +66,15 @@ class StringArray:
         start = int(self.starts[index])
         (length,) = _U64.unpack_from(self.blob, start)
         return self.blob[start + 8 : start + 8 + length]
+
+    def find(self, text: bytes) -> int | None:
+        """Index of the first string that is `text`, None if there is none."""
+        pattern, at = _U64.pack(len(text)) + text, -1
+        while (at := self.blob.find(pattern, at + 1)) >= 0:
+            index = int(np.searchsorted(self.starts, at))
+            if index < len(self) and self.starts[index] == at:
+                return index
+        return None
 
     def first_difference(self, other: StringArray) -> int | None:
         """Index of the first string that is not the same, None if one array is the other's beginning."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from eft_gguf.errors import ModelFileError
-from eft_gguf.models.header import DAMAGED_HINT, StringArray, Tensor, read_header
+from eft_gguf.models.header import DAMAGED_HINT, TYPE_NAMES, StringArray, Tensor, read_header
 
 NORMAL = 1  # llama.cpp's token type of text
 UNKNOWN, CONTROL = 2, 3
+USER_DEFINED, BYTE = 4, 6
 UNUSED = 5  # llama.cpp's token type of entries that only fill the vocabulary up
 SHORT = 1024  # arrays up to this length (heads per layer, tags) are kept among the fields
 LONG_KEYS = ("tokens", "token_type", "scores", "merges")
@@ -32,6 +34,8 @@ class Vocabulary:
     pre: str  # how text is cut before BPE
     tokens: StringArray
     types: npt.NDArray[np.int32] | None
+    merges: StringArray | None  # pairs that BPE joins, in order
+    scores: npt.NDArray[np.float32] | None  # of SentencePiece's pieces
     special: Mapping[str, int]  # "bos", "eos", "eot", "unknown", … → id
 
     @property
@@ -80,6 +84,15 @@ class GGUFMetadata:
     fields: Mapping[str, Any]  # scalars and short arrays (as lists); the vocabulary's arrays are kept out
     vocabulary: Vocabulary | None
     tensors: Mapping[str, Tensor]
+
+    @property
+    def quantization(self) -> str:
+        """The type that most of its layers' weights have, such as Q4_K; empty if it has no layers."""
+        count: Counter[int] = Counter()
+        for name, tensor in self.tensors.items():
+            if name.startswith("blk."):
+                count[tensor.kind] += tensor.elements
+        return TYPE_NAMES.get(kind := count.most_common(1)[0][0], f"type {kind}") if count else ""
 
     @property
     def chat_template(self) -> str | None:
@@ -154,6 +167,8 @@ def _vocabulary(path: Path, values: Mapping[str, Any]) -> Vocabulary | None:
         pre=_string(path, values, prefix + "pre", "default"),
         tokens=tokens,
         types=None if types is None else types.astype(np.int32),
+        merges=merges if isinstance(merges := values.get(prefix + "merges"), StringArray) else None,
+        scores=scores if isinstance(scores := values.get(prefix + "scores"), np.ndarray) else None,
         special=special,
     )
 

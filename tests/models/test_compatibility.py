@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from eft_gguf.errors import CompatibilityError
-from eft_gguf.models.compatibility import Finding, check, require
+from eft_gguf.models.compatibility import check, require
+from eft_gguf.models.findings import Finding
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
-from tests.gguf_files import TOKENS, UNUSED, write_adapter, write_model
+from tests.gguf_files import CONTROL, NORMAL, TOKENS, UNUSED, write_adapter, write_model
+from tests.tiny_architectures import write_architecture
 
 
 class Maker:
@@ -40,7 +44,7 @@ def only(findings: list[Finding], severity: str) -> Finding:
 
 def test_models_of_one_vocabulary(make: Maker) -> None:
     base, untuned, tuned = (
-        make("large", architecture="qwen2", ctx=128),
+        make("large", architecture="qwen2"),
         make("small"),
         make("chatty", template="{{ 1 }}"),
     )
@@ -49,8 +53,9 @@ def test_models_of_one_vocabulary(make: Maker) -> None:
 
 
 def test_special_ids_and_templates_may_differ(make: Maker) -> None:
-    base = make("large", special={"eos": 2}, template=None)
-    assert check(base, make("small"), {"tuned": make("chatty", special={"bos": 1, "eos": 4})}) == []
+    base = make("large", special={"bos": 1, "eos": 2}, template=None)
+    found = check(base, make("small"), {"tuned": make("chatty", special={"bos": 1, "eos": 4})})
+    assert only(found, "note").evidence == ("eos: 2 '</s>', 4 'b'",)
 
 
 def test_a_shifted_token_is_named(make: Maker) -> None:
@@ -63,6 +68,7 @@ def test_a_shifted_token_is_named(make: Maker) -> None:
         "token 5 is 'Ġthe' in the first, 'Ġcat' in the second"
     )
     assert "one series" in finding.hint
+    assert finding.evidence == ("token 5: 'Ġthe', 'Ġcat'", "token 6: 'Ġcat', 'Ġthe'", "token 7: 'é', 'é'")
     with pytest.raises(CompatibilityError) as caught:
         require(base, untuned, {"tuned": tuned})
     assert (caught.value.message, caught.value.hint) == (finding.message, finding.hint)
@@ -94,7 +100,8 @@ def test_padding_at_the_end_is_fine(make: Maker) -> None:
     findings = require(make("large"), make("small"), {"tuned": tuned})
     assert only(findings, "note").message.endswith("have 8 and 11 tokens, the same up to 7; the rest is padding")
     # whichever is the larger one
-    assert only(require(tuned, tuned, {"tuned": make("chatty")}), "note").message.count("11 and 8") == 1
+    again = make("padded too", tokens=padded, types=[1] * 10 + [UNUSED])
+    assert only(require(tuned, again, {"tuned": make("chatty")}), "note").message.count("11 and 8") == 1
 
 
 def test_added_tokens_are_warned_of(make: Maker) -> None:
@@ -168,3 +175,120 @@ def test_a_further_untuned_model_is_compared_and_its_adapter_held_to_it(make: Ma
     assert check(base, small, {"kind": adapter, "untuned.kind": own}, untuned_of) == []
     finding = only(check(base, small, {"kind": adapter, "untuned.kind": small}, untuned_of), "error")
     assert "untuned.kind (small.gguf) is 'llama'" in finding.message
+
+
+def test_ids_shifted_by_an_added_token(make: Maker) -> None:
+    tuned = make("shifted", tokens=[*TOKENS[:3], "<new>", *TOKENS[3:]])
+    finding = only(check(make("large"), make("small"), {"tuned": tuned}), "error")
+    assert "token 3: 'a', '<new>'" in finding.evidence
+    assert "from there on the first's ids are lower by 1" in finding.evidence
+
+
+def test_kinds_of_tokens(make: Maker) -> None:
+    tuned = make("marked", types=[NORMAL] * 7 + [CONTROL])
+    finding = only(check(make("large"), make("small"), {"tuned": tuned}), "note")
+    assert finding.evidence == ("token 7, 'é': text in the first, control in the second",)
+    unused = make("unused", types=[NORMAL] * 7 + [UNUSED])
+    assert check(make("large"), make("small"), {"tuned": unused}) == []
+
+
+def test_merges(make: Maker) -> None:
+    def found(*merges: str) -> Finding:
+        return only(
+            check(make("large", merges=["a b", "t h"]), make("small", merges=["a b", "t h"]), merged(merges)), "warning"
+        )
+
+    def merged(merges: tuple[str, ...]) -> dict[str, GGUFMetadata]:
+        return {"tuned": make("other", merges=merges)}
+
+    assert found("a b", "h t").evidence == ("merge 1: 't h', 'h t'",)
+    assert "by different merges, 2 and 1" in found("a b").message
+    assert "the second has no merges" in found().message
+    assert found().hint
+
+
+def test_scores(make: Maker) -> None:
+    pieces = {"model": "llama", "pre": None}
+    base, untuned = make("large", **pieces, scores=[0.0] * 8), make("small", **pieces, scores=[0.0] * 8)
+    tuned = make("other", **pieces, scores=[0.0] * 4 + [-1.0] + [0.0] * 3)
+    finding = only(check(base, untuned, {"tuned": tuned}), "warning")
+    assert finding.evidence == ("token 4, 'b': 0, -1",)
+
+
+def test_rules_of_what_is_put_before_a_text(make: Maker) -> None:
+    models = [
+        make(name, flags={"tokenizer.ggml.add_bos_token": bos}) for name, bos in [("large", True), ("small", True)]
+    ]
+    tuned = make("chatty", flags={"tokenizer.ggml.add_bos_token": False})
+    finding = only(check(*models, {"tuned": tuned}), "warning")
+    assert "differ in add_bos_token: true and false; the tuned model's is followed" in finding.message
+    assert "gguf-set-metadata FILE.gguf tokenizer.ggml.add_bos_token" in finding.hint
+    assert check(*models, {"tuned": make("silent")}) == []
+
+
+def test_quantizations_of_a_pair(make: Maker) -> None:
+    base, untuned = make("large", halves=True), make("small")
+    assert check(base, untuned, {"tuned": make("chatty")}) == []
+    finding = only(check(base, untuned, {"tuned": make("coarse", halves=True)}), "warning")
+    assert (
+        "untuned (small.gguf) and tuned (coarse.gguf) come at different quantizations, F32 and F16" in finding.message
+    )
+    assert "Q8_0 or F16" in finding.hint
+
+
+def test_one_file_twice(make: Maker) -> None:
+    base, untuned = make("large"), make("small")
+    assert "no behaviour to scale" in only(check(base, untuned, {"tuned": untuned}), "note").message
+    assert "knowledge has nothing to scale" in only(check(base, base, {"tuned": untuned}), "note").message
+
+
+def test_a_template_of_another_model(make: Maker) -> None:
+    wrong = make("wrong", template="{{ messages }}<|im_start|>assistant<|im_end|>")
+    finding = only(check(make("large"), make("small"), {"tuned": wrong}), "warning")
+    assert "control tokens that its vocabulary does not have" in finding.message
+    assert finding.evidence == ("'<|im_end|>' is no token", "'<|im_start|>' is no token")
+    assert "gguf-new-metadata --chat-template-file" in finding.hint
+
+
+def test_a_template_of_added_tokens(make: Maker) -> None:
+    tuned = make("added", tokens=[*TOKENS, "<|im_start|>"], template="{{ messages }}<|im_start|>")
+    found = require(make("large"), make("small"), {"tuned": tuned})
+    assert [finding.severity for finding in found] == ["warning", "warning"]
+    assert found[1].evidence == ("'<|im_start|>' is token 8 of 8",)
+
+
+def test_traits_of_different_templates(make: Maker) -> None:
+    traits = {"kind": make("kind"), "stern": make("stern", template="{{ messages }}")}
+    message = only(check(make("large"), make("small"), traits), "warning").message
+    assert message.startswith(
+        "trait stern (stern.gguf) was tuned with another chat template than trait kind (kind.gguf)"
+    )
+    assert (
+        "no chat template"
+        in only(check(make("large"), make("small"), {"t": make("none", template=None)}), "note").message
+    )
+
+
+def test_lengths_of_context(make: Maker) -> None:
+    finding = only(check(make("large", ctx=128), make("small"), {"tuned": make("chatty")}), "note")
+    assert finding.message.endswith("the shortest counts: 64")
+    assert finding.evidence == ("base: 128 tokens", "untuned: 64 tokens", "tuned: 64 tokens")
+
+
+def test_models_that_cannot_go_back(tmp_path: Path) -> None:
+    large = read_metadata(write_architecture(tmp_path / "large.gguf", "Mamba", large=True))
+    small, tuned = (read_metadata(write_architecture(tmp_path / f"{n}.gguf", "Mamba", seed=n)) for n in (1, 2))
+    message = only(check(large, small, {"tuned": tuned}), "note").message
+    assert message.startswith("base (large.gguf), untuned (1.gguf), tuned (2.gguf): layers with a state")
+
+
+def test_three_large_vocabularies_take_half_a_second(make: Maker) -> None:
+    """262,144 tokens and as many merges, as Gemma's files have; reading them included. Slack for a busy machine."""
+    tokens = [f"Ġ{number:x}" for number in range(262_144)]
+    merges = [f"Ġ {token[1:]}" for token in tokens]
+    large = make("large", tokens=tokens, merges=merges).path
+    paths = [large, *(Path(shutil.copy(large, large.with_name(f"{name}.gguf"))) for name in ("small", "chatty"))]
+    started = time.process_time()
+    base, untuned, tuned = map(read_metadata, paths)
+    assert check(base, untuned, {"tuned": tuned}) == []
+    assert time.process_time() - started < 1.0
