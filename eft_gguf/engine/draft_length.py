@@ -50,8 +50,7 @@ class Acceptance:
 
     def expected(self) -> NDArray[np.float64]:
         """Tokens that a round of 0 to `LIMIT` drafts brings."""
-        powers: NDArray[np.float64] = self.rate ** np.arange(LIMIT + 1)
-        return np.cumsum(powers)
+        return np.cumsum(np.power(np.float64(self.rate), np.arange(LIMIT + 1)), dtype=np.float64)
 
 
 @dataclass(frozen=True, slots=True)
