@@ -1,0 +1,21 @@
+"""`eft-gguf convert`: one file per conversion, and what they share."""
+
+from __future__ import annotations
+
+import click
+
+from eft_gguf.cli.lazy import LazyCommands
+
+CONVERSIONS = {
+    "hf": "A Hugging Face checkpoint folder into a GGUF model.",
+}
+
+
+@click.group(
+    cls=LazyCommands,
+    summaries=CONVERSIONS,
+    package="eft_gguf.cli.convert",
+    short_help="Make checkpoints and adapters into a family.",
+)
+def convert() -> None:
+    """Make checkpoints and adapters into GGUF files that a family is put together from."""

@@ -1,0 +1,81 @@
+"""Checkpoints of all series: llama.cpp computes what transformers does, and cuts texts as the tokenizer does."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from eft_gguf.convert.check import TEXTS, logits  # noqa: E402
+from eft_gguf.convert.hf import Converted, convert_checkpoint  # noqa: E402
+from eft_gguf.engine.llama import Model  # noqa: E402
+from eft_gguf.models.metadata import read_metadata  # noqa: E402
+from tests.convert.tiny_checkpoints import ROOM, SERIES, write_checkpoint  # noqa: E402
+
+IDS = [int(index) for index in np.random.default_rng(7).integers(10, 500, 64)]
+
+
+class Made:
+    """A checkpoint of a series, and what it was converted to, once for all tests of it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name, self.series, self.folder = name, SERIES[name], folder / "checkpoint"
+        self.model = write_checkpoint(self.folder, name)
+        self.path = folder / "model.gguf"
+        self.result: Converted = convert_checkpoint(self.folder, self.path)
+
+
+@pytest.fixture(scope="module", params=list(SERIES))
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("series"), str(request.param))
+
+
+def test_llama_cpp_computes_what_transformers_computes(made: Made) -> None:
+    with torch.no_grad():
+        expected = made.model(torch.tensor([IDS])).logits[0].float().numpy()
+    with closing(Model(made.path)) as model:
+        computed = np.stack(list(logits(model, IDS)))
+    assert np.abs(expected).max() > 1.0  # else a wrong model would pass
+    np.testing.assert_allclose(computed, expected, atol=1e-3)
+
+
+def test_texts_are_cut_as_by_the_tokenizer(made: Made) -> None:
+    # Mistral's marks of Thai and Hindi vowels are letters to the tokenizer, and none to llama.cpp's "tekken".
+    otherwise = [TEXTS[index] for index in made.series.cut_otherwise]
+    assert made.result.texts_cut_otherwise == otherwise
+    assert any("cuts 1 of" in note for note in made.result.notes) is bool(otherwise)
+    if made.series.tokenizer is None:  # compared with SentencePiece itself
+        return
+    tokenizer = transformers.AutoTokenizer.from_pretrained(made.folder)
+    with closing(Model(made.path, vocab_only=True)) as model:
+        assert model.n_vocab == ROOM
+        for text in TEXTS:
+            if text in otherwise:
+                continue
+            ids = model.tokenize(text, special=True)
+            assert ids == tokenizer(text, add_special_tokens=False).input_ids, text
+            assert len(ids) >= 1
+        # What stands in front, unasked, is the same too.
+        front = tokenizer("x").input_ids[: -len(tokenizer("x", add_special_tokens=False).input_ids)]
+        assert front == ([model.bos] if model.add_bos else [])
+
+
+def test_roles_and_template_come_along(made: Made) -> None:
+    metadata = read_metadata(made.path)
+    vocabulary = metadata.vocabulary
+    assert vocabulary is not None
+    assert metadata.architecture == made.series.architecture == made.result.architecture
+    assert vocabulary.pre == made.series.pre
+    assert metadata.chat_template is not None or made.series.tokenizer is None
+    for role, text in made.series.special.items():
+        name = {"unk": "unknown", "pad": "padding"}.get(role.removesuffix("_token"), role.removesuffix("_token"))
+        assert vocabulary.special_text(name) == text
+    with closing(Model(made.path, vocab_only=True)) as model:
+        for index in made.series.settings.get("eos_token_id", []):
+            assert model.is_end(index)
+    assert made.result.tensors == len(metadata.tensors)
