@@ -1,4 +1,4 @@
-"""Writing files so that nobody finds half a one."""
+"""The user's own files: where they are kept, and how they are written so that nobody finds half a one."""
 
 from __future__ import annotations
 
@@ -17,3 +17,12 @@ def write_aside(path: Path, content: str | bytes) -> None:
     except OSError as error:
         aside.unlink(missing_ok=True)
         raise OptionError(f"cannot write {path}: {error.strerror}", hint="name another file") from None
+
+
+def state_folder() -> Path:
+    """Where chats, the input history and the user's families are kept: EFT_GGUF_HOME, or the platform's usual place."""
+    if home := os.environ.get("EFT_GGUF_HOME"):
+        return Path(home).expanduser()
+    import platformdirs
+
+    return platformdirs.user_state_path("eft-gguf", appauthor=False)

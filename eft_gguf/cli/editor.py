@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from eft_gguf.cli.session import state_folder
 from eft_gguf.errors import OptionError
+from eft_gguf.files import state_folder
 
 if TYPE_CHECKING:
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent

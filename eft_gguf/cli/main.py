@@ -18,6 +18,7 @@ COMMANDS = {
     "chat": "Talk, with the dials at hand.",
     "inspect": "Show which model decided which token.",
     "evaluate": "Measure what a blend knows, and how it behaves.",
+    "families": "Families by name, and what of them is on this disk.",
     "convert": "Make checkpoints and adapters into a family.",
     "bench": "Measure how fast models and blend are here.",
 }

@@ -7,6 +7,7 @@ Each decorator hands the command one dict of the options that were given and no 
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,12 @@ def _content(ctx: click.Context, param: click.Parameter, value: str | None) -> s
         raise click.BadParameter(f"{value} is not UTF-8 text") from None
 
 
+def _offline(ctx: click.Context, param: click.Parameter, value: bool | None) -> None:
+    """For the rest of the process: references are resolved in many places."""
+    if value:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+
+
 MODELS: dict[str, Decorator] = {
     "family": click.option(
         "-f", "--family", metavar="NAME|FILE.toml", help="The models.  [default: the bundled family]"
@@ -94,6 +101,13 @@ MODELS: dict[str, Decorator] = {
     ),
     "force": click.option(
         "--force", is_flag=True, default=None, help="Load the models even where memory has no room for them."
+    ),
+    "offline": click.option(
+        "--offline",
+        is_flag=True,
+        default=None,
+        callback=_offline,
+        help="Fetch nothing: take models from this disk alone, as HF_HUB_OFFLINE=1 does.",
     ),
     "repack": click.option(
         "--repack", is_flag=True, default=None, help="Copy weights into an order that suits the processor."

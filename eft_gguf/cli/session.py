@@ -23,18 +23,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from eft_gguf.errors import EFTError, OptionError
-from eft_gguf.files import write_aside
+from eft_gguf.files import state_folder, write_aside
 
 Message = dict[str, str]
-
-
-def state_folder() -> Path:
-    """Where chats and the input history are kept: EFT_GGUF_HOME, or the platform's usual place."""
-    if home := os.environ.get("EFT_GGUF_HOME"):
-        return Path(home).expanduser()
-    import platformdirs
-
-    return platformdirs.user_state_path("eft-gguf", appauthor=False)
 
 
 @dataclass

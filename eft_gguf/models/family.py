@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from eft_gguf.blend.equation import Blend, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
-from eft_gguf.models.references import ADAPTER, Reference, on_disk, resolve
+from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
+from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, resolve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,13 +26,14 @@ OWN_UNTUNED = "untuned."
 """What the name of a further untuned model begins with; that of the first trait tuned from it follows."""
 BUNDLED = Path(__file__).parent.parent / "bundled" / "family.toml"
 KEYS = ("name", "base", "untuned", "tuned", "ctx", "bases_template")
+DESCRIPTION = ("about", "gigabytes", "vocabulary", "checked")
+"""Keys of a family file that only tell about it; see models/presets.py."""
 TRAIT_KEYS = ("model", "untuned", "weight")
 CALL = "name a TOML file that describes a family"
 EXAMPLE = 'base = "large.gguf", untuned = "small.gguf" and a table [tuned] with trait = "small-tuned.gguf"'
 Parsed = tuple[str | None, str, float]  # trait name, reference, weight
 Tuned = str | Path | Sequence[str | Path] | Mapping[str, str | Path | Mapping[str, Any]]
 """Tuned models as Python names them; see `family_from_references`."""
-NAME = re.compile(r"[^\W_][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +129,57 @@ class Family:
 
 
 def load_family(spec: str | Path | None = None) -> Family:
-    """The family in a TOML file; without one, or for "bundled", the family that ships with the package."""
+    """The family in a TOML file, or of a name; without one, or for "bundled", that which ships with the package.
+
+    A name is one that the user added (`eft-gguf families add`) or a preset. Presets are not fetched: ModelFileError
+    says what of one is missing. Raises OptionError for a wrong file.
+    """
+    found = list_family(spec)
+    if found.is_preset:
+        found.require()
+    return family_from_text(_read(found.path), found.path)
+
+
+def list_family(spec: str | Path | None = None) -> Listed:
+    """A family as its file describes it, without looking for its models. Raises OptionError for a wrong file."""
     path = BUNDLED if spec is None or spec == "bundled" else Path(spec).expanduser()
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        hint = "give the path of a family file, 'bundled', or the models: --base, --untuned, --tuned"
-        raise OptionError(f"there is no family file {path}", hint=hint) from None
-    except OSError as error:
-        raise OptionError(f"cannot read the family file {path}: {error.strerror}", hint=CALL) from None
-    except ValueError as error:  # not UTF-8, or not TOML
-        raise OptionError(f"{path} is no TOML file: {error}", hint=f"{CALL}; it holds {EXAMPLE}") from None
+    if path != BUNDLED and not path.is_file():
+        path = file_of(str(spec)) or path
+    name = "bundled" if path == BUNDLED else path.stem
+    return listed(name, table_from_text(_read(path), path), path)
+
+
+def family_from_text(text: str, path: Path) -> Family:
+    """The family that a TOML text describes; relative paths start from the folder of `path`."""
+    table = table_from_text(text, path)
     with _in(path):
         return _family(table, path)
+
+
+def table_from_text(text: str, path: Path) -> dict[str, Any]:
+    """What a family file says, its keys and their kinds checked. Raises OptionError."""
+    try:
+        table = tomllib.loads(text)
+    except ValueError as error:
+        raise OptionError(f"{path} is no TOML file: {error}", hint=f"{CALL}; it holds {EXAMPLE}") from None
+    with _in(path):
+        _check_table(table)
+    return table
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise OptionError(
+            f"there is no family file {path}" if path.suffix == ".toml" else f"there is no family {path}",
+            hint=f"give the path of a family file, a name ({', '.join(['bundled', *names()])}), "
+            "or the models: --base, --untuned, --tuned",
+        ) from None
+    except OSError as error:
+        raise OptionError(f"cannot read the family file {path}: {error.strerror}", hint=CALL) from None
+    except UnicodeDecodeError as error:
+        raise OptionError(f"{path} is no TOML file: {error}", hint=f"{CALL}; it holds {EXAMPLE}") from None
 
 
 def family_from_references(base: str | Path, untuned: str | Path, tuned: Tuned) -> Family:
@@ -217,19 +256,30 @@ def _parse_weight(text: str) -> tuple[str, float]:
     return (text, 1.0) if on_disk(text) else _split_weight(text)
 
 
-def _family(table: dict[str, Any], path: Path) -> Family:
-    _check_keys(table, KEYS, "")
+def _check_table(table: dict[str, Any]) -> None:
+    _check_keys(table, (*KEYS, *DESCRIPTION), "")
     for key in ("base", "untuned", "tuned"):
         if key not in table:
             raise OptionError(f"the key '{key}' is missing", hint=f"a family needs {EXAMPLE}")
-    ctx = table.get("ctx")
-    traits: dict[str, Any] = _typed(table["tuned"], dict, "tuned", "a table of traits")
+    for key in ("base", "untuned"):
+        _texts(table[key], key)
+    for name, entry in _typed(table["tuned"], dict, "tuned", "a table of traits").items():
+        _check_trait(entry, f"tuned.{name}")
+    for key, kind, wanted in (("name", str, "a text"), ("ctx", int, "a whole number")):
+        if key in table:
+            _typed(table[key], kind, key, wanted)
+    for key in DESCRIPTION:
+        if key in table and not (key == "gigabytes" and type(table[key]) is int):
+            _typed(table[key], *((float, key, "a number") if key == "gigabytes" else (str, key, "a text")))
+
+
+def _family(table: dict[str, Any], path: Path) -> Family:
     return Family(
-        name=_typed(table.get("name", path.stem), str, "name", "a text"),
+        name=table.get("name", path.stem),
         base=_reference(table["base"], "base", path.parent),
         untuned=_reference(table["untuned"], "untuned", path.parent),
-        tuned=tuple(_trait(name, entry, path.parent) for name, entry in traits.items()),
-        ctx=None if ctx is None else _typed(ctx, int, "ctx", "a whole number"),
+        tuned=tuple(_trait(name, entry, path.parent) for name, entry in table["tuned"].items()),
+        ctx=table.get("ctx"),
         path=path,
         bases_template=_template(table.get("bases_template")),
     )
@@ -254,22 +304,38 @@ def _referred(name: str, reference: Sequence[Any]) -> Trait:
 
 def _trait(name: str, entry: Any, folder: Path) -> Trait:
     key = f"tuned.{name}"
+    _check_trait(entry, key)
     if not isinstance(entry, dict):
         return Trait(name, _reference(entry, key, folder))
+    untuned = _reference(entry["untuned"], f"{key}.untuned", folder) if "untuned" in entry else None
+    model = _reference(entry["model"], f"{key}.model", folder)
+    return Trait(name, model, float(entry.get("weight", 1.0)), untuned)
+
+
+def _check_trait(entry: Any, key: str) -> None:
+    if not isinstance(entry, dict):
+        _texts(entry, key)
+        return
     _check_keys(entry, TRAIT_KEYS, f"{key}.")
     if "model" not in entry:
         raise OptionError(f"the key '{key}.model' is missing", hint='write model = "tuned.gguf"')
-    weight = entry.get("weight", 1.0)
-    if type(weight) is not int:
-        weight = _typed(weight, float, f"{key}.weight", "a number")
-    untuned = _reference(entry["untuned"], f"{key}.untuned", folder) if "untuned" in entry else None
-    return Trait(name, _reference(entry["model"], f"{key}.model", folder), float(weight), untuned)
+    for name in ("model", "untuned"):
+        if name in entry:
+            _texts(entry[name], f"{key}.{name}")
+    if type(entry.get("weight", 1.0)) is not int:
+        _typed(entry.get("weight", 1.0), float, f"{key}.weight", "a number")
+
+
+def _texts(value: Any, key: str) -> list[str]:
+    """A reference, or several to the same model, of which the first that is here is taken."""
+    wanted = "a path in quotes, or a list of them to choose from"
+    several = value if isinstance(value, list) and value else [str(value) if isinstance(value, Path) else value]
+    return [_typed(text, str, key, wanted) for text in several]
 
 
 def _reference(value: Any, key: str, folder: Path) -> Reference:
-    text: str = _typed(str(value) if isinstance(value, Path) else value, str, key, "a path in quotes")
     with _in(key):
-        return resolve(text, relative_to=folder)
+        return resolve(first_on_disk(_texts(value, key), relative_to=folder), relative_to=folder)
 
 
 def _typed(value: Any, kind: type, key: str, wanted: str) -> Any:

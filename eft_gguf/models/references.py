@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from eft_gguf.errors import EFTError, OptionError
+from eft_gguf.errors import EFTError, ModelFileError, OptionError
 from eft_gguf.models import hugging_face, lm_studio, ollama
 from eft_gguf.models.header import open_gguf
+from eft_gguf.models.repository import parse, quantizations
 
 ADAPTER = "lora:"
 FORMS = "a path, hf:OWNER/REPO/FILE.gguf, hf:OWNER/REPO:QUANT, ollama:NAME:TAG or lmstudio:PUBLISHER/REPO/FILE.gguf"
@@ -61,19 +63,49 @@ def locate(text: str, *, relative_to: Path | None = None) -> Path | None:
         return path
     name = name.removeprefix(scheme)
     if scheme == hugging_face.SCHEME:
-        return hugging_face.find(name)
+        return hugging_face.find(name) or _fetched_by_others(name)
     if scheme == ollama.SCHEME:
         return ollama.find(name, adapter=text.startswith(ADAPTER))
     return lm_studio.find(name)
 
 
+def located(text: str, *, relative_to: Path | None = None) -> Path | None:
+    """The file that a reference leads to, if it is here already; None for others and for wrong references."""
+    name, _ = _scaled(text, relative_to) if "@" in text else (text, 1.0)
+    try:
+        path = locate(name, relative_to=relative_to)
+        return path if path is not None and path.exists() else None
+    except (EFTError, OSError, ValueError):
+        return None
+
+
 def on_disk(text: str, *, relative_to: Path | None = None) -> bool:
-    """Whether a reference leads to a file that is here already."""
+    """Whether a reference as it stands, without a scale behind it, leads to a file that is here already."""
     try:
         path = locate(text, relative_to=relative_to)
         return path is not None and path.exists()
     except (EFTError, OSError, ValueError):
         return False
+
+
+def first_on_disk(texts: Sequence[str], *, relative_to: Path | None = None) -> str:
+    """Of several references to the same model, the first that leads to a file here; the first of all if none does."""
+    return next((text for text in texts if located(text, relative_to=relative_to)), texts[0])
+
+
+def _fetched_by_others(name: str) -> Path | None:
+    """A file of Hugging Face's that LM Studio or Ollama has: both keep the names it has there."""
+    wanted = parse(name, hugging_face.SCHEME)
+    quantization = wanted.quantization or next(iter(quantizations([wanted.file or ""])), None)
+    ways: list[Callable[[], Path]] = [lambda: lm_studio.find(name)]
+    if quantization is not None:
+        ways.append(lambda: ollama.find(f"hf.co/{wanted.repository}:{quantization}"))
+    for way in ways:
+        try:
+            return way()
+        except (ModelFileError, OptionError):  # not there, or not in one piece
+            continue
+    return None
 
 
 def _scaled(text: str, relative_to: Path | None) -> tuple[str, float]:

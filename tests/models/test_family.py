@@ -101,8 +101,8 @@ TUNED = '[tuned]\nt = "helpful.gguf"\n'
         ),
         (HEAD + "[tuned.t]\nweight = 1.0\n", "the key 'tuned.t.model' is missing", "model ="),
         (
-            HEAD + '[tuned.t]\nmodel = ["helpful.gguf"]\n',
-            "the key 'tuned.t.model' is ['helpful.gguf']",
+            HEAD + '[tuned.t]\nmodel = [3]\n',
+            "the key 'tuned.t.model' is 3",
             "a path",
         ),
         (

@@ -1,0 +1,34 @@
+"""`eft-gguf families show`."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+
+@click.command("show", short_help="Show one: its models, where they are, where they come from.")
+@click.argument("name", metavar="NAME|FILE.toml")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(name: str, as_json: bool) -> None:
+    """Show one family: its models, where on this disk each is, or else where it comes from."""
+    from eft_gguf.cli.families.list import record
+    from eft_gguf.models.family import list_family
+
+    family = list_family(name)
+    if as_json:
+        click.echo(json.dumps(record(family), ensure_ascii=False))
+        return
+    click.echo(f"{family.name}: {family.about}" if family.about else family.name)
+    for role, path in family.found().items():
+        first, *others = family.members[role]
+        click.echo(f"\n  {role}: {'not here' if path is None else path}")
+        if path is None or str(path) != first:
+            click.echo("\n".join(f"    {reference}" for reference in (first, *others)))
+    for title, text in (("Why they share a vocabulary", family.vocabulary), ("How this was checked", family.checked)):
+        if text:
+            click.echo("\n" + click.wrap_text(f"{title}: {text}", 79))
+    if not all(family.found().values()):
+        size = f", about {family.gigabytes:g} GB in all" if family.gigabytes else ""
+        click.echo(f"\nFetch what is missing{size}: eft-gguf families fetch {name}")
+    click.echo(f"\nfile: {family.path}")
