@@ -47,6 +47,16 @@ def chosen_family(arguments: argparse.Namespace) -> Family:
     return family
 
 
+def family_name(arguments: argparse.Namespace) -> str:
+    """What tables call the chosen family."""
+    return f"family {arguments.family}" if arguments.family else "Qwen2.5-Coder 1.5B + 0.5B + adapter"
+
+
+def section_of(script: str, arguments: argparse.Namespace) -> str:
+    """The section of docs/benchmarks.md for a script's figures of the chosen family."""
+    return f"{script} {arguments.family}" if arguments.family else script
+
+
 def open_family(arguments: argparse.Namespace, **options: Any) -> EFT:
     """Load the chosen family, with what is being loaded told on stderr."""
     return EFT(

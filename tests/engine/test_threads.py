@@ -1,11 +1,13 @@
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
 from eft_gguf.engine import threads
 from eft_gguf.engine.threads import SMALL, default_threads, usable_cores
+from tests.engine.test_engine import PROMPT, make, sequence  # noqa: F401 (make is a fixture)
 
 
 def test_tiny_models_get_one_thread_and_others_the_cores(tmp_path):
@@ -55,3 +57,19 @@ def test_threads_wait_briefly_unless_told_otherwise(given, expected):
     script = "import os, eft_gguf.engine; print(os.environ.get('GOMP_SPINCOUNT'))"
     done = subprocess.run([sys.executable, "-c", script], env=environment | given, capture_output=True, text=True)
     assert done.stdout.strip() == expected
+
+
+def test_decodes_keep_to_their_threads(make):  # noqa: F811
+    """The models of a blend share the threads that they are given: none of them adds its own."""
+    engine = make(batch=64, ctx=128)
+    busy, passed = [], []
+    for start in range(5):
+        each = sequence(engine, [start, *PROMPT], max_tokens=60)
+        engine.add(each)
+        used, began = time.process_time(), time.perf_counter()
+        while each.finish_reason is None:
+            engine.step()
+        busy.append(time.process_time() - used)
+        passed.append(time.perf_counter() - began)
+        engine.remove(each)
+    assert sum(busy) < 1.2 * sum(passed)
