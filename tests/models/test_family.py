@@ -101,7 +101,7 @@ TUNED = '[tuned]\nt = "helpful.gguf"\n'
         ),
         (HEAD + "[tuned.t]\nweight = 1.0\n", "the key 'tuned.t.model' is missing", "model ="),
         (
-            HEAD + '[tuned.t]\nmodel = [3]\n',
+            HEAD + "[tuned.t]\nmodel = [3]\n",
             "the key 'tuned.t.model' is 3",
             "a path",
         ),

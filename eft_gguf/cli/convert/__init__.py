@@ -8,6 +8,7 @@ from eft_gguf.cli.lazy import LazyCommands
 
 CONVERSIONS = {
     "hf": "A Hugging Face checkpoint folder into a GGUF model.",
+    "lora": "A PEFT adapter folder into a GGUF adapter.",
 }
 
 

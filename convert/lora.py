@@ -1,0 +1,231 @@
+"""A PEFT adapter folder → a GGUF adapter for llama.cpp.
+
+PEFT adds (scale · B A) x to what a layer computes; llama.cpp does the same with scale = alpha / rank, of one alpha for
+the whole file. Whatever scale a module has beyond that is multiplied into its B.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gguf import GGUFWriter
+from numpy.typing import NDArray
+
+from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.models.metadata import GGUFMetadata, read_metadata
+
+from .architectures import LAYOUTS, tensor_names
+from .check import require_computing
+from .checkpoint import DTYPES, Stored, read_json, read_safetensors, widened
+from .rows import row_order
+from .writing import Progress, planned, silent, write_gguf, written_aside
+
+WEIGHTS = "adapter_model.safetensors"
+TRAIN_AGAIN = (
+    "train without it, or merge the adapter (model.merge_and_unload()) and: eft-gguf convert hf, convert delta"
+)
+# Layers that PEFT saves beside the adapter, as their size may have changed. Trained ones are in modules_to_save.
+COPY = re.compile(r"(?:base_model\.model\.)?(?P<module>.+?)(?:\.base_layer)?\.weight")
+NAME = re.compile(r"(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<half>[AB])(?:\.default)?\.weight")
+
+REFUSED: dict[str, str] = {
+    "use_dora": "DoRA scales whole columns of the merged weights, which A and B cannot say",
+    "modules_to_save": "it holds whole layers that were trained beside A and B",
+    "trainable_token_indices": "it holds trained rows of the embedding",
+    "fan_in_fan_out": "its layers are stored the other way round",
+    "lora_bias": "its B has a bias",
+    "use_qalora": "QALoRA pools what A sees",
+    "target_parameters": "it adapts parameters that are no layers",
+    "alora_invocation_tokens": "an activated LoRA works from some token on only",
+}
+"""Keys of adapter_config.json → why llama.cpp cannot do it."""
+# These take their start out of the weights they adapt, which are then no longer the untuned model's.
+CHANGES_UNTUNED = ("pissa", "olora", "loftq", "corda")
+
+
+@dataclass
+class ConvertedAdapter:
+    """What was made. ranks: how many modules have each rank."""
+
+    path: str
+    architecture: str
+    modules: int
+    alpha: float
+    ranks: dict[str, int]
+    size_bytes: int
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Pair:
+    """A module's two matrices, (rank, columns) and (rows, rank), and PEFT's scale for their product."""
+
+    a: NDArray[np.float32]
+    b: NDArray[np.float32]
+    scale: float
+
+    @property
+    def rank(self) -> int:
+        return int(self.a.shape[0])
+
+
+def convert_adapter(
+    folder: Path, output: Path, untuned: Path, *, force: bool = False, progress: Progress = silent
+) -> ConvertedAdapter:
+    """Convert the adapter in `folder`, trained on the model that `untuned` (GGUF) was converted from.
+
+    Raises ModelFileError for a damaged folder and for what llama.cpp cannot express, CompatibilityError for an adapter
+    of another model, OptionError for an output that cannot be, LoadError.
+    """
+    config = read_json(folder / "adapter_config.json", hint="give the folder that PEFT's save_pretrained has written")
+    _refuse_inexpressible(config)
+    metadata = read_metadata(untuned)
+    weights = _weights(folder)
+    pairs = _pairs(weights, config, metadata)
+    # The one alpha that lets most modules keep their B as it is.
+    alphas = [pair.scale * pair.rank for pair in pairs.values()]
+    alpha = max(set(alphas), key=alphas.count)
+    writer = GGUFWriter(None, metadata.architecture)
+    writer.add_type("adapter")
+    writer.add_name(folder.resolve().name)
+    writer.add_string("adapter.type", "lora")
+    writer.add_float32("adapter.lora.alpha", alpha)
+    tensors = []
+    for name, pair in pairs.items():
+        tensors.append(planned(f"{name}.lora_a", pair.a))
+        tensors.append(planned(f"{name}.lora_b", pair.b * np.float32(pair.scale * pair.rank / alpha)))
+    sources = [folder / WEIGHTS, untuned]
+    with written_aside(output, force=force, sources=sources) as aside:
+        write_gguf(aside, writer, tensors, progress=progress)
+        progress("checking what was written", 1.0)
+        require_computing(aside, untuned=untuned)
+    ranks = sorted(pair.rank for pair in pairs.values())
+    return ConvertedAdapter(
+        path=str(output),
+        architecture=metadata.architecture,
+        modules=len(pairs),
+        alpha=alpha,
+        ranks={str(rank): ranks.count(rank) for rank in dict.fromkeys(ranks)},
+        size_bytes=output.stat().st_size,
+    )
+
+
+def _refuse_inexpressible(config: Mapping[str, Any]) -> None:
+    kind = config.get("peft_type")
+    if kind != "LORA":
+        raise ModelFileError(f"the adapter is of type {kind}; llama.cpp has LoRA only", hint=TRAIN_AGAIN)
+    for key, reason in REFUSED.items():
+        if config.get(key):
+            raise ModelFileError(f"the adapter was trained with {key}: {reason}", hint=TRAIN_AGAIN)
+    if config.get("bias", "none") != "none":
+        raise ModelFileError("the adapter has trained biases, which A and B cannot say", hint=TRAIN_AGAIN)
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.startswith(CHANGES_UNTUNED):
+        raise ModelFileError(
+            f"the adapter was begun with {start}, which changes the weights it sits on",
+            hint="save it with path_initial_model_for_weight_conversion=…, which makes a plain LoRA of it",
+        )
+
+
+def _weights(folder: Path) -> dict[str, Stored]:
+    path = folder / WEIGHTS
+    if path.exists():
+        return read_safetensors(path)
+    if (folder / "adapter_model.bin").exists():
+        hint = "load it with PEFT and save it again: model.save_pretrained(FOLDER)"
+        raise ModelFileError(f"{folder} holds weights as a .bin file, which can run code when read", hint=hint)
+    raise ModelFileError(f"there is no {WEIGHTS} in {folder}", hint="give the folder that save_pretrained has written")
+
+
+def _pairs(weights: Mapping[str, Stored], config: Mapping[str, Any], metadata: GGUFMetadata) -> dict[str, Pair]:
+    """By the GGUF name of the weight that each adapts."""
+    architecture = metadata.architecture
+    if architecture not in {layout.name for layout in LAYOUTS.values()}:
+        raise ModelFileError(
+            f"adapters on models of architecture {architecture!r} are not known here",
+            hint="convert it with llama.cpp's own converter: python convert_lora_to_gguf.py FOLDER --base CHECKPOINT",
+        )
+    rename = tensor_names(architecture, _number(metadata, "block_count"))
+    halves: dict[str, dict[str, Stored]] = {}
+    for name, stored in weights.items():
+        found = NAME.fullmatch(name)
+        if found is None:
+            _require_copy(name, stored, rename, metadata)
+            continue
+        if stored.dtype not in DTYPES:
+            raise ModelFileError(f"{name} has numbers of type {stored.dtype}", hint="save it as F32, F16 or BF16")
+        halves.setdefault(found["module"], {})[found["half"]] = stored
+    if not halves:
+        raise ModelFileError("the adapter holds no weights", hint="was it trained, and saved after its training?")
+    return dict(_pair(module, pair, rename(f"{module}.weight"), config, metadata) for module, pair in halves.items())
+
+
+def _require_copy(name: str, stored: Stored, rename: Callable[[str], str | None], metadata: GGUFMetadata) -> None:
+    """Raise ModelFileError unless this is the untuned model's embedding or output layer, as large as it was."""
+    copied = COPY.fullmatch(name)
+    renamed = rename(f"{copied['module']}.weight") if copied else None
+    if renamed not in ("token_embd.weight", "output.weight"):
+        raise ModelFileError(f"the adapter holds more than A and B of layers: {name}", hint=TRAIN_AGAIN)
+    original = metadata.tensors.get(renamed, metadata.tensors["token_embd.weight"])
+    if original.elements != math.prod(stored.shape):
+        raise ModelFileError(
+            f"the adapter comes with {name} of another size than the untuned model's: tokens were added",
+            hint=TRAIN_AGAIN,
+        )
+
+
+def _pair(
+    module: str, halves: Mapping[str, Stored], name: str | None, config: Mapping[str, Any], metadata: GGUFMetadata
+) -> tuple[str, Pair]:
+    if name is None or name == "token_embd.weight":
+        raise ModelFileError(f"the adapter changes {module}, which llama.cpp adapts in no model", hint=TRAIN_AGAIN)
+    if name not in metadata.tensors:
+        tied = " (its output layer is its embedding)" if name == "output.weight" else ""
+        raise CompatibilityError(
+            f"the adapter changes {module}, and {metadata.path.name} has no {name}{tied}",
+            hint=TRAIN_AGAIN if tied else "give as --untuned the model that the adapter was trained on",
+        )
+    if set(halves) != {"A", "B"}:
+        raise ModelFileError(f"{module} has only one of A and B", hint="save the adapter again")
+    a, b = (widened(halves[half].rows(0, halves[half].shape[0]), halves[half].dtype) for half in "AB")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise ModelFileError(f"{module} has an A of {a.shape} and a B of {b.shape}", hint="save the adapter again")
+    if metadata.tensors[name].elements != a.shape[1] * b.shape[0]:
+        raise CompatibilityError(
+            f"{module} is adapted as a layer of {a.shape[1]:,} → {b.shape[0]:,}, which {name} of {metadata.path.name} "
+            f"({metadata.tensors[name].elements:,} numbers) is not",
+            hint="give as --untuned the model that the adapter was trained on",
+        )
+    heads = _number(metadata, "attention.head_count")
+    kv_heads = _number(metadata, "attention.head_count_kv", heads)
+    order = row_order(metadata.architecture, name, rows=b.shape[0], heads=heads, kv_heads=kv_heads)
+    return name, Pair(a, b if order is None else b[order], _scale(module, a.shape[0], config))
+
+
+def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
+    """What PEFT multiplies B A by: alpha / rank, or alpha / √rank with rank-stabilised LoRA (arXiv 2312.03732)."""
+    alpha = config.get("lora_alpha")
+    for pattern, own in (config.get("alpha_pattern") or {}).items():
+        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+            alpha = own
+            break
+    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+        raise ModelFileError(f"adapter_config.json has no usable lora_alpha: {alpha!r}", hint="save the adapter again")
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _number(metadata: GGUFMetadata, key: str, default: int | None = None) -> int:
+    value = metadata.fields.get(f"{metadata.architecture}.{key}", default)
+    if not isinstance(value, int):
+        raise OptionError(f"{metadata.path} has no usable {metadata.architecture}.{key}", hint="convert it again")
+    return value
