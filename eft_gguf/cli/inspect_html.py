@@ -84,6 +84,9 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid var(--line); font-weight: normal;
   white-space: nowrap; }
 thead th { color: var(--dim); }
+#details td:last-child { min-width: 14rem; white-space: normal; }
+#details td:last-child span { display: inline-block; margin-right: .8rem; white-space: nowrap; }
+#details .same { font-weight: bold; }
 code { white-space: pre; }
 </style>
 </head>
@@ -140,8 +143,10 @@ function show(token) {
     element("td", figure(facts.kl[name]), row);
     const cell = element("td", "", row);
     for (const other of facts.alternatives[name]) {
-      element("code", JSON.stringify(other.text), cell);
-      element("span", ` ${percent(other.probability)}  `, cell);
+      const pair = element("span", "", cell);
+      element("code", JSON.stringify(other.text), pair);
+      pair.append(` ${percent(other.probability)}`);
+      pair.classList.toggle("same", other.token === facts.token);
     }
   }
 }

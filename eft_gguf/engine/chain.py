@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -15,6 +19,12 @@ from eft_gguf.errors import OptionError
 
 DRY_BREAKERS = ("\n", ":", '"', "*")
 """Texts across which DRY looks for no repetition, llama.cpp's default."""
+
+LONGEST_GRAMMAR, DEEPEST_GRAMMAR = 200_000, 1000
+"""Characters and open brackets that a grammar may have: llama.cpp's parser calls itself, and ends the process on deep
+ones."""
+
+T = TypeVar("T")
 
 
 class SamplerChain:
@@ -99,10 +109,13 @@ class Grammar:
     def __init__(self, model: Model, gbnf: str) -> None:
         self._array = lib.llama_token_data_array()
         self._one = np.zeros(1, CANDIDATE)
-        self._sampler = lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root")
+        self._sampler = None
+        _require_moderate(gbnf)
+        self._sampler, said = _with_stderr(lambda: lib.llama_sampler_init_grammar(model.vocab, gbnf.encode(), b"root"))
         if not self._sampler:
+            reason = re.search(r"error parsing grammar: (.{1,80})", said)
             raise OptionError(
-                "the grammar does not parse as GBNF",
+                "the grammar does not parse as GBNF" + (f": {reason[1]}" if reason else ""),
                 hint='it needs rules such as root ::= "yes" | "no" — see grammars/README.md of llama.cpp',
             )
 
@@ -125,6 +138,43 @@ class Grammar:
         if self._sampler:
             lib.llama_sampler_free(self._sampler)
             self._sampler = None
+
+
+def _require_moderate(gbnf: str) -> None:
+    """Raise OptionError for a grammar on which llama.cpp's parser would run out of stack."""
+    if len(gbnf) > LONGEST_GRAMMAR:
+        raise OptionError(
+            f"the grammar has {len(gbnf):,} characters, and {LONGEST_GRAMMAR:,} are the most", hint="make it simpler"
+        )
+    depth = deepest = 0
+    # Without texts, sets of characters and comments, in which brackets mean themselves.
+    for bracket in re.findall(r"[()]", re.sub(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#.*', "", gbnf)):
+        depth += 1 if bracket == "(" else -1
+        deepest = max(deepest, depth)
+    if deepest > DEEPEST_GRAMMAR:
+        raise OptionError(
+            f"the grammar has {deepest:,} brackets in one another, and {DEEPEST_GRAMMAR:,} are the most",
+            hint="make it simpler",
+        )
+
+
+def _with_stderr(call: Callable[[], T]) -> tuple[T, str]:
+    """What a call of llama.cpp's gives, and what it wrote to standard error: its grammar parser tells errors there."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # a program without standard error
+        return call(), ""
+    try:
+        with tempfile.TemporaryFile() as written:
+            os.dup2(written.fileno(), 2)
+            try:
+                result = call()
+            finally:
+                os.dup2(kept, 2)
+            written.seek(0)
+            return result, written.read().decode("utf-8", "replace")
+    finally:
+        os.close(kept)
 
 
 def _apply(sampler: object, array: lib.llama_token_data_array, candidates: NDArray[np.void]) -> None:

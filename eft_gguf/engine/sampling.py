@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -96,19 +95,10 @@ class Sampling:
         """The grammar that the reply must follow, if any, a JSON schema translated. Raises OptionError."""
         if self.json_schema is None:
             return self.grammar
-        from llama_cpp.llama_grammar import json_schema_to_gbnf
+        # Imported here because it loads llama.cpp's library.
+        from eft_gguf.engine.json_schema import schema_to_gbnf
 
-        schema = self.json_schema
-        try:
-            schema = json.loads(schema) if isinstance(schema, str) else dict(schema)
-            if not isinstance(schema, dict):
-                raise TypeError(f"a schema is an object, not {schema!r:.40}")
-            return str(json_schema_to_gbnf(json.dumps(schema)))
-        except Exception as error:  # the translator raises many kinds, AssertionError among them
-            raise OptionError(
-                f"json_schema is no JSON schema that can be followed: {error or type(error).__name__}",
-                hint='for example {"type": "object", "properties": {"answer": {"type": "string"}}}',
-            ) from None
+        return schema_to_gbnf(self.json_schema)
 
 
 def _require(name: str, value: float, holds: Callable[[float], bool], wanted: str) -> None:

@@ -186,6 +186,35 @@ def test_bad_constraints(arguments: list[str], message: str, command: Callable, 
 QUESTION = "What is the capital of Peru?"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--trait", "rude=1"], "unknown trait 'rude': this family has helpful, cautious"),
+        (["--grammar", "open.gbnf"], "the grammar does not parse as GBNF: Undefined rule identifier 'answer'"),
+        (["--grammar", "deep.gbnf"], "the grammar has 2,000 brackets in one another, and 1,000 are the most"),
+        (["--grammar", "long.gbnf"], "the grammar has 200,001 characters, and 200,000 are the most"),
+        (["--json-schema", "cut.json"], "json_schema is no JSON schema that can be followed"),
+        (["--json-schema", "banana.json"], "json_schema is no JSON schema that can be followed"),
+        (["--json-schema", "unique.json"], "json_schema has 'uniqueItems', which cannot be followed"),
+    ],
+)
+def test_what_cannot_steer_is_told_in_one_line(
+    arguments: list[str], message: str, command: Callable, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "open.gbnf").write_text("root ::= answer")
+    (tmp_path / "deep.gbnf").write_text('root ::= "((" ' + "(" * 2000 + '"a"' + ")" * 2000)
+    (tmp_path / "long.gbnf").write_text(" " * 200_001)
+    (tmp_path / "cut.json").write_text('{"type": "obj')
+    (tmp_path / "banana.json").write_text('{"type": "banana"}')
+    (tmp_path / "unique.json").write_text('{"type": "array", "items": {"type": "integer"}, "uniqueItems": true}')
+    outcome = command("run", QUESTION, *arguments)
+    assert outcome.code == 2 and outcome.out == ""
+    told = [line for line in outcome.err.splitlines() if not line.startswith("loading")]
+    assert told[0].startswith(f"error: {message}")
+    assert len(told) == 2  # the error, and a hint
+
+
 def test_several_answers_have_seeds_in_a_row(command: Callable) -> None:
     alone = [command("run", QUESTION, "--seed", str(seed), "--temperature", "1").out for seed in (5, 6, 7)]
     outcome = command("run", QUESTION, "--seed", "5", "--temperature", "1", "-n", "3")

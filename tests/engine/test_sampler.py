@@ -216,6 +216,10 @@ def test_log_probabilities_of_choice_and_alternatives(model):
     [
         ({"grammar": "root ::= ("}, "does not parse as GBNF"),
         ({"grammar": "start ::= 'a'"}, "does not parse as GBNF"),
+        ({"grammar": "root ::= answer"}, "does not parse as GBNF: Undefined rule identifier 'answer'"),
+        ({"grammar": 'root ::= root "a"'}, "does not parse as GBNF"),
+        ({"grammar": "root ::= " + "(" * 1001 + '"a"' + ")" * 1001}, "1,001 brackets in one another"),
+        ({"grammar": f'root ::= "{"a" * 200_000}"'}, "200,011 characters, and 200,000 are the most"),
         ({"json_schema": "{"}, "no JSON schema"),
         ({"json_schema": "[1]"}, "no JSON schema"),
         ({"json_schema": {"type": "banana"}}, "no JSON schema"),
@@ -225,6 +229,14 @@ def test_log_probabilities_of_choice_and_alternatives(model):
 def test_constraints_that_are_none_are_refused(model, options, message):
     with pytest.raises(OptionError, match=message):
         Sampler(Sampling(**options), model, model.n_vocab)
+
+
+def test_brackets_in_texts_sets_and_comments_of_a_grammar_are_no_nesting(model, capfd):
+    grammar = 'root ::= "((' + "(" * 1500 + r'\"((" | [((\](' + "(" * 1500 + "] # " + "(" * 1500
+    Sampler(Sampling(grammar=grammar), model, model.n_vocab).close()
+    with pytest.raises(OptionError):
+        Sampler(Sampling(grammar="root ::= answer"), model, model.n_vocab)
+    assert capfd.readouterr().err == ""  # llama.cpp's parser prints there
 
 
 @pytest.mark.parametrize(
