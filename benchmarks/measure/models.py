@@ -17,13 +17,13 @@ UNTUNED = FOLDER / "qwen2.5-coder-0.5b-instruct-q4_k_m.gguf"
 ADAPTER = FOLDER / "two-line-answers-lora-qwen2.5-coder-0.5b.gguf"
 
 
-def parser(description: str | None) -> argparse.ArgumentParser:
+def parser(description: str | None, *, page: str = "docs/benchmarks.md") -> argparse.ArgumentParser:
     """An argument parser with the options that all benchmarks share."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--family", help="a family file, or 'bundled' (default: the Qwen pair with its adapter)")
     parser.add_argument("--threads", type=int, help="threads for llama.cpp (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
-    parser.add_argument("--docs", action="store_true", help="write the tables into docs/benchmarks.md")
+    parser.add_argument("--docs", action="store_true", help=f"write the tables into {page}")
     return parser
 
 

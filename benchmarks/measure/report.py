@@ -30,16 +30,17 @@ def publish(
     *,
     as_json: bool,
     docs: bool,
+    page: Path = DOCS,
 ) -> None:
-    """Print the tables (or everything as JSON), and put them into a section of docs/benchmarks.md if asked to."""
+    """Print the tables (or everything as JSON), and put them into a section of the page if asked to."""
     if as_json:
         print(json.dumps({"machine": machine, **data}, default=asdict, ensure_ascii=False, indent=1))
     else:
         print("\n\n".join([_machine_text(machine), *(table.text() for table in tables)]))
     if docs:
         parts = [f"`{machine['command']}`, {machine['date']}: {_hardware(machine)}."]
-        write_section(section, "\n\n".join([*parts, *(table.markdown() for table in tables)]), DOCS)
-        print(f"written: section {section} of {DOCS.name}", file=sys.stderr)
+        write_section(section, "\n\n".join([*parts, *(table.markdown() for table in tables)]), page)
+        print(f"written: section {section} of {page.name}", file=sys.stderr)
 
 
 def _hardware(machine: Mapping[str, str]) -> str:
