@@ -369,6 +369,13 @@ static void eft__store(const double *EFT__RESTRICT total, size_t width, float *E
     }
 }
 
+/* Rules out sums that a float cannot hold. */
+static void eft__fit_float(double *EFT__RESTRICT total) {
+    for (size_t i = 0; i < EFT__BLOCK; i++) {
+        total[i] = fabsf((float) total[i]) <= FLT_MAX ? total[i] : -INFINITY;
+    }
+}
+
 static double eft__largest(const double *EFT__RESTRICT total) {
     /* Folding in halves: a compiler may not reorder a maximum or sum over a whole row, but works on several pairs an
      * instruction. */
@@ -702,14 +709,11 @@ EFT_API int eft_blend_candidates(const eft_row *rows, size_t n_rows, size_t n, e
 }
 
 /* The largest of a block as a float, which is what samplers will see. */
-static float eft__peak(const double *total) {
-    float logits[EFT__BLOCK], peak = (float) eft__largest(total);
+static float eft__peak(double *total) {
+    float peak = (float) eft__largest(total);
     if (!(peak <= FLT_MAX)) { /* there are sums that a float cannot hold: take the largest of the others */
-        eft__store(total, EFT__BLOCK, logits);
-        peak = -INFINITY;
-        for (size_t i = 0; i < EFT__BLOCK; i++) {
-            peak = logits[i] > peak ? logits[i] : peak;
-        }
+        eft__fit_float(total);
+        peak = (float) eft__largest(total);
     }
     return peak;
 }
@@ -890,6 +894,7 @@ EFT_API int eft_blend_filtered(const eft_row *rows, size_t n_rows, size_t n, con
             eft__leave_outside(total, other, &tuned_edge, at);
         }
         if (by_base) {
+            eft__fit_float(total);
             const double high = eft__largest(total);
             if (high > likeliest_logit) {
                 likeliest_logit = high;

@@ -117,6 +117,15 @@ def test_extreme_logits_stay_finite(library):
             assert np.isfinite(ours).any() and not np.isnan(ours).any() and not (ours == INF).any()
 
 
+def test_of_what_a_float_cannot_hold_a_filter_leaves_the_next(library):
+    """Found by the fuzzer: the one token that the filter kept has a blend beyond the floats."""
+    from eft_gguf.blend import native
+
+    base, untuned = floats(3e38, 0), floats(0, 1)
+    ours = native.FilteredBlend(2)((base, untuned), [0, 1], (2.0, -1.0), Filter(base_min_p=0.5))
+    assert ours.tolist() == [-INF, -1]
+
+
 def test_factors_are_those_of_the_equation(library):
     rng = np.random.default_rng(0)
     for _ in range(300):

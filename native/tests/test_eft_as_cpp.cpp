@@ -1,0 +1,2 @@
+// The same tests with the header compiled as C++.
+#include "test_eft.c"
