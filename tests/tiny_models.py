@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter
+from gguf.quants import quantize
 
 # Jinja drops a newline at the very end of a template, hence the last expression.
 TEMPLATE = (
@@ -32,14 +33,21 @@ def write_tiny_model(
     padding: int = 0,
     sharpness: float = 4.0,
     end_token: str = "<|im_end|>",
+    pre: str = "qwen2",
+    template: str | None = TEMPLATE,
+    inserted: str = "",
+    quantization: str = "F32",
 ) -> Path:
     """A llama-architecture model with weights drawn by `seed`; `padding` unused tokens at the end of its vocabulary.
 
     sharpness scales the output layer, so that one token stands out and greedy choices are no near-ties.
+    inserted: a token that shifts the ids of all after the special ones.  quantization: of matrices, as gguf names it.
     """
     rng = np.random.default_rng(seed)
-    tokens = [*SPECIAL, *byte_tokens(), "Ġt", *(f"<unused{i}>" for i in range(padding))]
-    types = [CONTROL] * len(SPECIAL) + [NORMAL] * 257 + [UNUSED] * padding
+    shift = [inserted] if inserted else []
+    tokens = [*SPECIAL, *shift, *byte_tokens(), "Ġt", *(f"<unused{i}>" for i in range(padding))]
+    types = [CONTROL] * len(SPECIAL) + [NORMAL] * (257 + len(shift)) + [UNUSED] * padding
+    kind = GGMLQuantizationType[quantization]
     writer = GGUFWriter(path, "llama")
     writer.add_name(f"tiny {seed}")
     writer.add_context_length(ctx)
@@ -51,17 +59,19 @@ def write_tiny_model(
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("qwen2")
+    writer.add_tokenizer_pre(pre)
     writer.add_token_list(tokens)
     writer.add_token_types(types)
     writer.add_token_merges(["Ġ t"])
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(tokens.index(end_token))
     writer.add_add_bos_token(False)
-    writer.add_chat_template(TEMPLATE)
+    if template is not None:
+        writer.add_chat_template(template)
 
     def matrix(name: str, rows: int, columns: int, scale: float = 1.0) -> None:
-        writer.add_tensor(name, (rng.standard_normal((rows, columns)) * scale / columns**0.5).astype(np.float32))
+        values = (rng.standard_normal((rows, columns)) * scale / columns**0.5).astype(np.float32)
+        writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
 
     matrix("token_embd.weight", len(tokens), WIDTH, 3.0)
     matrix("output.weight", len(tokens), WIDTH, sharpness)

@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "Measure what a blend knows, and how it behaves.",
     "families": "Families by name, and what of them is on this disk.",
     "convert": "Make checkpoints and adapters into a family.",
+    "doctor": "Check a family: do the models fit together, and here?",
     "bench": "Measure how fast models and blend are here.",
 }
 

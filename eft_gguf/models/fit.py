@@ -106,5 +106,7 @@ class Plan:
 
 
 def in_words(size: int) -> str:
-    """Bytes as GB (10⁹) or MB (10⁶)."""
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.0f} MB"
+    """Bytes as GB (10⁹), MB (10⁶) or kB (10³)."""
+    if size >= 1e9:
+        return f"{size / 1e9:,.1f} GB"
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
