@@ -1,8 +1,4 @@
-"""A PEFT adapter folder → a GGUF adapter for llama.cpp.
-
-PEFT adds (scale · B A) x to what a layer computes; llama.cpp does the same with scale = alpha / rank, of one alpha for
-the whole file. Whatever scale a module has beyond that is multiplied into its B.
-"""
+"""A PEFT adapter folder → a GGUF adapter for llama.cpp."""
 
 from __future__ import annotations
 
@@ -13,18 +9,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from gguf import GGUFWriter
-from numpy.typing import NDArray
-
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 
+from .adapter import Pair, common_alpha, write_adapter
 from .architectures import LAYOUTS, tensor_names
 from .check import require_computing
 from .checkpoint import DTYPES, Stored, read_json, read_safetensors, widened
 from .rows import row_order
-from .writing import Progress, planned, silent, write_gguf, written_aside
+from .writing import Progress, silent, written_aside
 
 WEIGHTS = "adapter_model.safetensors"
 TRAIN_AGAIN = (
@@ -66,19 +59,6 @@ class ConvertedAdapter:
         return asdict(self)
 
 
-@dataclass(slots=True)
-class Pair:
-    """A module's two matrices, (rank, columns) and (rows, rank), and PEFT's scale for their product."""
-
-    a: NDArray[np.float32]
-    b: NDArray[np.float32]
-    scale: float
-
-    @property
-    def rank(self) -> int:
-        return int(self.a.shape[0])
-
-
 def convert_adapter(
     folder: Path, output: Path, untuned: Path, *, force: bool = False, progress: Progress = silent
 ) -> ConvertedAdapter:
@@ -92,21 +72,10 @@ def convert_adapter(
     metadata = read_metadata(untuned)
     weights = _weights(folder)
     pairs = _pairs(weights, config, metadata)
-    # The one alpha that lets most modules keep their B as it is.
-    alphas = [pair.scale * pair.rank for pair in pairs.values()]
-    alpha = max(set(alphas), key=alphas.count)
-    writer = GGUFWriter(None, metadata.architecture)
-    writer.add_type("adapter")
-    writer.add_name(folder.resolve().name)
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", alpha)
-    tensors = []
-    for name, pair in pairs.items():
-        tensors.append(planned(f"{name}.lora_a", pair.a))
-        tensors.append(planned(f"{name}.lora_b", pair.b * np.float32(pair.scale * pair.rank / alpha)))
     sources = [folder / WEIGHTS, untuned]
     with written_aside(output, force=force, sources=sources) as aside:
-        write_gguf(aside, writer, tensors, progress=progress)
+        name = folder.resolve().name
+        write_adapter(aside, metadata.architecture, name, pairs, half=False, progress=progress)
         progress("checking what was written", 1.0)
         require_computing(aside, untuned=untuned)
     ranks = sorted(pair.rank for pair in pairs.values())
@@ -114,7 +83,7 @@ def convert_adapter(
         path=str(output),
         architecture=metadata.architecture,
         modules=len(pairs),
-        alpha=alpha,
+        alpha=common_alpha(pairs),
         ranks={str(rank): ranks.count(rank) for rank in dict.fromkeys(ranks)},
         size_bytes=output.stat().st_size,
     )

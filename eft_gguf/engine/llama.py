@@ -1,5 +1,6 @@
-"""llama.cpp's models: Model, Adapter, Context, Batch. Only this file, chain.py and devices.py touch its C functions.
+"""llama.cpp's models: Model, Adapter, Context, Batch.
 
+Only this file, chain.py, devices.py and quantizer.py touch llama.cpp's C functions.
 Each owns one thing of llama.cpp and frees it in `close`; contexts are to be closed before adapters and models.
 llama.cpp aborts the whole process where a caller exceeds a size it was given, so every size is checked here first.
 Checked against llama-cpp-python 0.3.36, to which pyproject.toml pins: its structs change between releases.

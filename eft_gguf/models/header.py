@@ -89,20 +89,29 @@ class StringArray:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """llama.cpp's number for the type, how many numbers it holds, and in how many bytes."""
+    """llama.cpp's number for the type, how many numbers it holds, and in how many bytes.
+
+    shape: as in NumPy, which is the file's turned round.  start: the byte of the file where it begins.
+    """
 
     kind: int
     elements: int
     size_bytes: int
+    shape: tuple[int, ...] = ()
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """All that a GGUF file says before its data: values by key, tensors by name, size of the file."""
+    """All that a GGUF file says before its data: values by key, tensors by name, size of the file.
+
+    kinds: by key the number of its type, and of an array's the number of its elements' type.
+    """
 
     values: dict[str, Any]
     tensors: dict[str, Tensor]
     size_bytes: int
+    kinds: dict[str, tuple[int, int | None]]
 
 
 def open_gguf(path: Path) -> BinaryIO:
@@ -160,18 +169,21 @@ class _Walker:
                 hint="convert the model again with a current llama.cpp, on a little-endian machine",
             )
         values: dict[str, Any] = {}
+        kinds: dict[str, tuple[int, int | None]] = {}
         for _ in range(keys):
             key = self.text()
             if key in values:
                 raise self.damaged(f"the key {key!r} comes twice")
-            values[key] = self.value(*self.unpack("I"))
+            (kind,) = self.unpack("I")
+            kinds[key] = kind, self.peek() if kind == ARRAY else None
+            values[key] = self.value(kind)
         listed, end = self.tensors(tensors, values.get("general.alignment", 32))
         if end > self.size:
             raise ModelFileError(
                 f"{self.path} is cut short: its tensors need {end:,} bytes, the file has {self.size:,}",
                 hint=DAMAGED_HINT,
             )
-        return Header(values, listed, self.size)
+        return Header(values, listed, self.size, kinds)
 
     def damaged(self, what: str) -> ModelFileError:
         return ModelFileError(
@@ -194,6 +206,12 @@ class _Walker:
 
     def unpack(self, form: str) -> tuple[Any, ...]:
         return struct.unpack_from(f"<{form}", self.data, self.take(struct.calcsize(f"<{form}")))
+
+    def peek(self) -> int:
+        """The next number, without moving past it."""
+        (number,) = self.unpack("I")
+        self.position -= 4
+        return int(number)
 
     def text(self) -> str:
         (length,) = self.unpack("Q")
@@ -250,7 +268,7 @@ class _Walker:
         """The tensors by name, and where the data of the last one ends, were the file whole."""
         if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
             raise self.damaged(f"an alignment of {alignment!r}, which is no power of two")
-        found: dict[str, Tensor] = {}
+        found: dict[str, tuple[int, list[int], int]] = {}
         needed = 0
         for _ in range(count):
             name = self.text()
@@ -260,14 +278,22 @@ class _Walker:
             if dimensions > 4:
                 raise self.damaged(f"the tensor {name!r} has {dimensions:,} dimensions")
             *shape, kind, offset = self.unpack(f"{dimensions}QIQ")
-            elements, size = BLOCKS.get(kind, (1, 0))
-            numbers = math.prod(shape)
-            found[name] = Tensor(kind, numbers, numbers // elements * size)
-            needed = max(needed, offset + found[name].size_bytes)
-        return found, -(-self.position // alignment) * alignment + needed if count else self.position
+            found[name] = kind, shape, offset
+            needed = max(needed, offset + _size_bytes(kind, shape))
+        start = -(-self.position // alignment) * alignment
+        listed = {
+            name: Tensor(kind, math.prod(shape), _size_bytes(kind, shape), tuple(reversed(shape)), start + offset)
+            for name, (kind, shape, offset) in found.items()
+        }
+        return listed, start + needed if count else self.position
 
 
 _U64 = struct.Struct("<Q")
+
+
+def _size_bytes(kind: int, shape: list[int]) -> int:
+    elements, size = BLOCKS.get(kind, (1, 0))
+    return math.prod(shape) // elements * size
 
 
 def _starts_at_a_glance(window: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.int64] | None:

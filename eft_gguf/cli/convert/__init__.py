@@ -9,6 +9,9 @@ from eft_gguf.cli.lazy import LazyCommands
 CONVERSIONS = {
     "hf": "A Hugging Face checkpoint folder into a GGUF model.",
     "lora": "A PEFT adapter folder into a GGUF adapter.",
+    "delta": "The difference of two models into a GGUF adapter.",
+    "quantize": "A GGUF model by llama.cpp's quantizer.",
+    "pair": "Untuned and tuned, quantized by one recipe.",
 }
 
 

@@ -35,6 +35,19 @@ def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option("--force", is_flag=True, help="Replace an output that exists.")(decorated)
 
 
+text_option = click.option("--text", type=PATH, metavar="FILE", help="What to compare on.  [default: a short story]")
+
+
+def read_text(path: Path | None) -> str:
+    """A text of the user's, empty where none was named. Raises UsageError."""
+    if path is None:
+        return ""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise click.UsageError(f"cannot read {path}: {error}") from None
+
+
 @contextmanager
 def bar() -> Iterator[Callable[[str, float], None]]:
     """A progress bar on stderr, gone afterwards; silent where that is no terminal."""
