@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
+from eft_gguf.completion import Chunk, Completion, in_turns, joined
+from eft_gguf.engine.calibration import open_speculation
 from eft_gguf.engine.devices import Asked, place, separate_memory
 from eft_gguf.engine.engine import QUEUE, Engine
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
 from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
-from eft_gguf.engine.sampler import Alternatives, Sampler
+from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings
+from eft_gguf.engine.speculation import AUTO, OFF, checked_setting
 from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.cache import require_kv_type
@@ -36,33 +38,6 @@ from eft_gguf.prompts import Messages, Prompt, Prompts
 
 DEFAULT_CTX = 4096
 """Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """What one step of a reply brought. `text` may be empty: during prefill, or while a character is incomplete.
-
-    token: the sampled id, None during prefill.  finish_reason: set on the last chunk: "stop" (end token or stop text)
-    or "length" (max_tokens, or the context is full).  timings: up to now; the same object on every chunk of a reply.
-    alternatives: log-probabilities under the blend, where `Sampling.logprobs` asks for them.
-    """
-
-    text: str
-    token: int | None
-    finish_reason: str | None
-    timings: Timings
-    alternatives: Alternatives | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A whole reply. `tokens` are all sampled ids, the end token included; `alternatives` as in Chunk, one each."""
-
-    text: str
-    tokens: list[int]
-    finish_reason: str
-    timings: Timings
-    alternatives: list[Alternatives] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +75,11 @@ class EFT:
         repack: bool = False,
         sequences: int = 1,
         queue: int = QUEUE,
+        speculate: str | int = AUTO,
         force: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
+        setting = checked_setting(speculate)
         hardware = Hardware(threads, gpu_layers, device, flash_attn, kv_type, repack)
         for name, value in {"ctx": ctx, "batch": batch, "sequences": sequences}.items():
             if value is not None and value < 1:
@@ -130,7 +107,19 @@ class EFT:
             hardware=hardware,
             progress=progress or (lambda line: None),
         )
-        self._engine = Engine(self._ensemble, queue=queue)
+        try:
+            speculation = open_speculation(
+                self._ensemble,
+                setting,
+                list(family.members.values()),
+                family.factors(Blend()),
+                progress or (lambda line: None),
+            )
+        except BaseException:
+            self._ensemble.close()
+            raise
+        self._speculation = speculation
+        self._engine = Engine(self._ensemble, queue=queue, speculation=speculation)
         self._prompts = Prompts(self._ensemble, bases_template=family.bases_template, remembered=2 * sequences)
 
     @classmethod
@@ -148,6 +137,7 @@ class EFT:
         tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references, or to the
         keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.
         options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), queue (how many may wait),
+        speculate (drafts a round: "auto" as many as pay by what decodes cost here, "off", or a number from 0 to 16),
         progress (called with lines of text while loading), force (load even what memory has no room for); of the
         machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU", or by member: {"base": "MTL0"}),
         flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
@@ -181,6 +171,13 @@ class EFT:
         """Names of the tuned models."""
         return tuple(trait.name for trait in self.family.tuned)
 
+    @property
+    def speculation(self) -> dict[str, Any]:
+        """The setting of `speculate`, whether drafts can pay, who cannot roll back, and the measured costs."""
+        if self._speculation is None:
+            return {"setting": OFF}
+        return self._speculation.as_dict(self.family.factors(Blend()))
+
     def stream(
         self, prompt: str, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
@@ -201,7 +198,7 @@ class EFT:
         self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Completion:
         """A whole reply: to messages by the template, to a string as plain text. Raises as `stream` does."""
-        return _joined(list(self._start(self._prompts.read(prompt), blend, sampling)))
+        return joined(list(self._start(self._prompts.read(prompt), blend, sampling)))
 
     def streams(
         self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -221,7 +218,7 @@ class EFT:
             partial(self._start, read, blend, replace(sampling, seed=(seed + number) % 2**32)) for number in range(n)
         ]
         first = {number: reply() for number, reply in enumerate(replies[: self._ensemble.sequences])}
-        return _in_turns(first, dict(enumerate(replies)))
+        return in_turns(first, dict(enumerate(replies)))
 
     def completions(
         self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
@@ -230,7 +227,7 @@ class EFT:
         chunks: list[list[Chunk]] = [[] for _ in range(n)] if isinstance(n, int) else []
         for number, chunk in self.streams(prompt, n, blend=blend, sampling=sampling):
             chunks[number].append(chunk)
-        return [_joined(reply) for reply in chunks]
+        return [joined(reply) for reply in chunks]
 
     def greedy_replies(
         self, prompt: str | Messages, blends: Seq[Blend], *, max_tokens: int | None = None
@@ -384,6 +381,8 @@ class EFT:
                     text += stream.flush()
                 yield Chunk(text, token, reason, sequence.timings, alternatives)
         finally:
+            # Others' steps, and rounds of speculation, bring tokens that nobody saw where a reply ends early.
+            sequence.drop(len(sequence.generated) - shown)
             self._engine.remove(sequence)
             self._prompts.remember(texts, sequence)
 
@@ -391,35 +390,6 @@ class EFT:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
-
-
-def _joined(chunks: Seq[Chunk]) -> Completion:
-    last = chunks[-1]
-    tokens = [chunk.token for chunk in chunks if chunk.token is not None]
-    text = "".join(chunk.text for chunk in chunks)
-    alternatives = [chunk.alternatives for chunk in chunks if chunk.alternatives is not None]
-    return Completion(text, tokens, last.finish_reason or "", last.timings, alternatives)
-
-
-def _in_turns(
-    under_way: dict[int, Generator[Chunk, None, None]], replies: dict[int, Callable[[], Generator[Chunk, None, None]]]
-) -> Generator[tuple[int, Chunk], None, None]:
-    """A chunk of each reply in turn. Where one ends, the next that is not `under_way` begins."""
-    to_come = deque(number for number in replies if number not in under_way)
-    try:
-        while under_way:
-            for number, reply in list(under_way.items()):
-                chunk = next(reply)
-                yield number, chunk
-                if chunk.finish_reason is not None:
-                    del under_way[number]
-                    reply.close()
-                    if to_come:
-                        following = to_come.popleft()
-                        under_way[following] = replies[following]()
-    finally:
-        for reply in under_way.values():
-            reply.close()
 
 
 def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int = DEFAULT_CTX) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from tests.tiny_models import write_tiny_adapter, write_tiny_model
 
 # No test may fetch anything; those of fetching have a hub of their own.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What decodes cost is measured once a run for each family, and none of it kept after it.
+_CACHE = tempfile.TemporaryDirectory(prefix="eft-gguf-tests-")
+os.environ["EFT_GGUF_CACHE"] = _CACHE.name
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf import EFT, Blend, Sampling
-from eft_gguf.engine.ensemble import OUTPUTS
+from eft_gguf.models.memory import OUTPUTS
 
 BATCH = 32
 ALONE = {"base": Blend(1, 0), "tuned": Blend(0, 1), "untuned": Blend(0, 0)}

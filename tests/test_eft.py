@@ -177,15 +177,15 @@ def test_the_failure_of_a_reply_is_its_own(tiny, monkeypatch):
     with EFT.open(**tiny.family(), threads=1, sequences=2) as eft:
         expected = eft.complete("once", sampling=GREEDY)
         failing = eft.stream("once", sampling=GREEDY)
-        sample, calls = Sampler.sample, []
+        taken, calls = Sampler._taken, []
 
-        def sometimes(self, rows, factors):
+        def sometimes(self, *arguments):
             calls.append(self)
             if self is calls[0] and calls.count(self) == 4:
                 raise DecodeError("the grammar allows no further token")
-            return sample(self, rows, factors)
+            return taken(self, *arguments)
 
-        monkeypatch.setattr(Sampler, "sample", sometimes)
+        monkeypatch.setattr(Sampler, "_taken", sometimes)
         other = eft.stream("once", sampling=GREEDY)
         said = []
         with pytest.raises(DecodeError, match="no further token"):

@@ -58,7 +58,8 @@ def section_of(script: str, arguments: argparse.Namespace) -> str:
 
 
 def open_family(arguments: argparse.Namespace, **options: Any) -> EFT:
-    """Load the chosen family, with what is being loaded told on stderr."""
+    """Load the chosen family, with what is being loaded told on stderr; without speculation unless it is asked for."""
+    options.setdefault("speculate", "off")
     return EFT(
         chosen_family(arguments),
         threads=arguments.threads,

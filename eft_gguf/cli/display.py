@@ -68,9 +68,15 @@ def footer(timings: Timings, finish_reason: str) -> str:
     """The figures of one reply, in lines that fit 80 columns."""
     ended = {"stop": "", "length": ", cut off", "interrupted": ", stopped"}[finish_reason]
     per_model = ", ".join(f"{name} {ms:.1f}" for name, ms in timings.model_milliseconds.items())
+    drafts = ""
+    if timings.drafted and timings.acceptance is not None:
+        gain = "" if timings.gain is None else f", about {timings.gain:.2f} times as fast as without"
+        drafts = f"\n  drafts: {timings.mean_length:.1f} a round, {timings.acceptance:.0%} taken{gain}"
+    elif timings.not_drafted:
+        drafts = f"\n  no drafts: {timings.not_drafted}"
     return (
         f"  {timings.generated_tokens} tokens at {timings.tokens_per_second:.1f}/s{ended}"
         f" · prompt {timings.prompt_tokens}, {timings.cached_tokens} cached,"
         f" rest at {timings.prefill_tokens_per_second:.1f}/s\n"
-        f"  ms per token: {per_model or 'none'} · seed {timings.seed}"
+        f"  ms per token: {per_model or 'none'} · seed {timings.seed}{drafts}"
     )

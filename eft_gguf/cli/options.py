@@ -99,6 +99,9 @@ MODELS: dict[str, Decorator] = {
     "kv_type": click.option(
         "--kv-type", metavar="TYPE", help="How the KV cache is kept: f16, q8_0, q4_0 …  [default: f16]"
     ),
+    "speculate": click.option(
+        "--speculate", metavar="auto|off|N", help="Tokens drafted ahead: as many as pay, none, or N.  [default: auto]"
+    ),
     "force": click.option(
         "--force", is_flag=True, default=None, help="Load the models even where memory has no room for them."
     ),

@@ -20,8 +20,14 @@ LIMIT = 16
 PRIOR, PRIOR_WEIGHT = 0.7, 2.0
 """The acceptance that a sequence begins with, and how many tokens' worth of evidence that is."""
 
+LOOKUP_PRIOR = 0.5
+"""Likewise of drafts that are looked up in the text."""
+
 MEMORY = 40.0
 """Over how many tokens the acceptance is averaged: it changes with what the text is about."""
+
+WORTH = 1.02
+"""How much faster than without drafts a length must promise to be: less is within what the costs are known to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,15 @@ class Prospect:
     acceptance: Acceptance = field(default_factory=Acceptance)
 
 
-def round_seconds(prospects: Sequence[Prospect], costs: Costs, most: int) -> NDArray[np.float64]:
-    """What rounds of 0 to `most` drafts a sequence cost; a sequence that can take fewer takes what it can."""
+def round_seconds(
+    prospects: Sequence[Prospect], costs: Costs, most: int, beside: Sequence[int] = ()
+) -> NDArray[np.float64]:
+    """What rounds of 0 to `most` drafts a sequence cost; a sequence that can take fewer takes what it can.
+
+    beside: by member, tokens of prompts that are decoded in the same batch.
+    """
     lengths = np.arange(most + 1)
-    tokens = [np.zeros(most + 1, np.int64) for _ in costs.curves]
+    tokens = [np.full(most + 1, count) for count in beside or [0] * len(costs.curves)]
     drafting = [np.zeros(most, np.int64) for _ in costs.curves]
     drafts = np.zeros(most + 1, np.int64)
     for prospect in prospects:
@@ -83,13 +94,17 @@ def round_seconds(prospects: Sequence[Prospect], costs: Costs, most: int) -> NDA
     return np.asarray(seconds)
 
 
-def best_length(prospects: Sequence[Prospect], costs: Costs, most: int) -> tuple[int, float]:
-    """(drafts a sequence, tokens a second that they are expected to bring); 0 drafts where that is best."""
+def best_length(
+    prospects: Sequence[Prospect], costs: Costs, most: int, beside: Sequence[int] = ()
+) -> tuple[int, float]:
+    """(drafts a sequence, tokens a second that they are expected to bring); 0 drafts unless others are worth it."""
     expected = np.zeros(most + 1)
     for prospect in prospects:
         expected += prospect.acceptance.expected()[np.minimum(np.arange(most + 1), prospect.most)]
-    rates = expected / round_seconds(prospects, costs, most)
+    rates = expected / round_seconds(prospects, costs, most, beside)
     best = int(np.argmax(rates))
+    if rates[best] < WORTH * rates[0]:
+        best = 0
     return best, float(rates[best])
 
 

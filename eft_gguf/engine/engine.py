@@ -1,10 +1,11 @@
-"""The step: schedule → decode → blend → sample. Many sequences in one step; a single chat is the case of one."""
+"""The step: schedule → draft → decode → blend → sample. Many sequences a step; a single chat is the case of one."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping
 from collections.abc import Sequence as Seq
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,13 +13,17 @@ from numpy.typing import NDArray
 from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.ensemble import Ensemble, Part
-from eft_gguf.engine.schedule import Plan, schedule
+from eft_gguf.engine.sampler import Draft
+from eft_gguf.engine.schedule import Drafts, Plan, schedule
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.engine.slots import Slot, Slots
+from eft_gguf.engine.speculation import Speculation
 from eft_gguf.errors import ContextError, EFTError, QueueFullError
 
 QUEUE = 64
 """How many sequences may wait for a slot."""
+
+NO_DRAFTS = Drafts()
 
 
 class Engine:
@@ -27,10 +32,13 @@ class Engine:
     Sequences join and leave between any two steps, in any number. What a finished one has decoded stays in its slot, so
     that a prompt which begins alike (the next turn of a chat) decodes only what is new. One thread at a time drives an
     engine: what others want must be handed to that one.
+
+    speculation: what drafts tokens to come, if anything does.
     """
 
-    def __init__(self, ensemble: Ensemble, *, queue: int = QUEUE) -> None:
+    def __init__(self, ensemble: Ensemble, *, queue: int = QUEUE, speculation: Speculation | None = None) -> None:
         self.ensemble = ensemble
+        self._speculation = speculation
         self._slots = Slots(ensemble)
         self._waiting: deque[Sequence] = deque()
         self._queue = queue
@@ -81,14 +89,16 @@ class Engine:
     def step(self) -> list[Sequence]:
         """Decode one batch on every member that is needed; returns the sequences that took part.
 
-        A sequence has a new token if its prompt is decoded to the end by this step, and is then finished if
+        A sequence has new tokens if its prompt is decoded to the end by this step (several, of which only the last may
+        be the end, where drafts were taken), and is then finished if
         `finish_reason` is set: "stop" at an end token, "length" at max_tokens or a full context, "error" where its
         token could not be drawn, for which `error` says why. Its slot is then free for the next in the queue.
         """
         self._admit()
         plan = schedule(self._slots, self.ensemble)
         try:
-            seconds = self._decode(plan)
+            seconds = self._draft(plan)
+            self._decode(plan, seconds)
             self._sample(plan)
         except BaseException:
             self._slots.recover()
@@ -96,6 +106,8 @@ class Engine:
         for sequence in plan.touched:
             sequence.count_decode(seconds)
             if sequence.finish_reason is not None:
+                if sequence.slot is not None:
+                    self._slots.trim(self._slots[sequence.slot])
                 self._release(sequence)
         return plan.touched
 
@@ -262,43 +274,78 @@ class Engine:
         self.ensemble.decode(member, [Part(slot.index, len(slot.cached[member]), tokens, outputs)])
         slot.cached[member].extend(tokens)
 
-    def _decode(self, plan: Plan) -> dict[str, float]:
-        """Decode the plan's parts and put them on record; returns the seconds by member."""
-        seconds: dict[str, float] = {}
+    def _draft(self, plan: Plan) -> dict[str, float]:
+        """Extend the plan by drafts where they pay; returns the seconds of drafting, by member."""
+        return {} if self._speculation is None else self._speculation.draft(plan, self._slots)
+
+    def _decode(self, plan: Plan, seconds: dict[str, float]) -> None:
+        """Decode the plan's parts and put them on record; adds the seconds by member."""
         # All are decoded before the first row is read, which waits for a GPU to be done.
         for member in self.ensemble.order:
             parts = plan.parts[member]
             if not parts:
                 continue
-            seconds[self.ensemble.names[member]] = self.ensemble.decode(member, parts)
+            name = self.ensemble.names[member]
+            seconds[name] = seconds.get(name, 0.0) + self.ensemble.decode(member, parts)
             for part in parts:
                 self._slots[part.sequence].cached[member].extend(part.tokens)
         for sequence in plan.touched:
             if not sequence.generated and sequence.slot is not None:
                 sequence.count_prefill(self._slots[sequence.slot].cached)
-        return seconds
 
     def _sample(self, plan: Plan) -> None:
-        """Give each ready sequence its next token, from the blend of its members' rows."""
+        """Give each ready sequence its next tokens, from the blend of its members' rows."""
         rows = [iter(self.ensemble.rows(member)) if parts else iter(()) for member, parts in enumerate(plan.parts)]
         for sequence in plan.ready:
-            members = sequence.members
-            own = [next(rows[member]) for member in members]
-            used, factors = self.drawn_from(own, members, sequence.factors, sequence.filter)
+            assert sequence.slot is not None
+            drafts, members = plan.drafts.get(sequence.slot, NO_DRAFTS), sequence.members
+            count = len(drafts.tokens) + 1
+            own = [
+                [*drafts.rows, next(rows[member])] if member == drafts.drafter else list(islice(rows[member], count))
+                for member in members
+            ]
             try:
-                token = sequence.sampler.sample(used, factors)
+                for draft, *at_place in zip([*drafts.tokens, None], *own, strict=True):
+                    if not self._take(sequence, members, at_place, draft, looked_up=drafts.drafter is None):
+                        break
             except Exception as error:
                 # A grammar that leads nowhere, say: this reply ends, the others go on.
                 sequence.error, sequence.finish_reason = error, "error"
-                continue
-            if sequence.sampler.logprobs is not None:
-                sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
-            if token in self.ensemble.end_tokens:
-                sequence.finish_reason = "stop"
-            sequence.append(token)
-            full = sequence.length >= self.ensemble.ctx
-            if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
-                sequence.finish_reason = "length"
+            if drafts.tokens:
+                self._slots.trim(self._slots[sequence.slot])
+            sequence.count_round(len(drafts.tokens), plan.plain_steps)
+
+    def _take(
+        self,
+        sequence: Sequence,
+        members: Seq[int],
+        rows: Seq[NDArray[np.float32]],
+        draft: Draft | None,
+        *,
+        looked_up: bool,
+    ) -> bool:
+        """Give a sequence one token; whether it is the one drafted ahead, so that the rows after it are of use."""
+        proposed = draft
+        if draft is None and self._speculation is not None:
+            proposed = self._speculation.at_hand(sequence, members, rows)
+        used, factors = self.drawn_from(rows, members, sequence.factors, sequence.filter)
+        if proposed is None:
+            token = sequence.sampler.sample(used, factors)
+        else:
+            token, overlap = sequence.sampler.check(proposed, used, factors)
+            by_lookup = looked_up and draft is not None
+            (sequence.lookup_acceptance if by_lookup else sequence.acceptance).see(overlap)
+        if draft is not None:
+            sequence.count_check(token == draft.token)
+        if sequence.sampler.logprobs is not None:
+            sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
+        if token in self.ensemble.end_tokens:
+            sequence.finish_reason = "stop"
+        sequence.append(token)
+        full = sequence.length >= self.ensemble.ctx
+        if sequence.finish_reason is None and (full or len(sequence.generated) == sequence.max_tokens):
+            sequence.finish_reason = "length"
+        return draft is not None and token == draft.token and sequence.finish_reason is None
 
     def drawn_from(
         self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter

@@ -18,11 +18,9 @@ from eft_gguf.engine.devices import place, queueing_order
 from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Adapter, Context, Model
 from eft_gguf.engine.threads import default_threads
+from eft_gguf.models.memory import output_rows
 from eft_gguf.models.metadata import CONTROL, UNKNOWN, UNUSED, read_metadata
 from eft_gguf.models.references import Reference
-
-OUTPUTS = 16
-"""Rows of logits that a context has room for beyond one a sequence: what `score` asks for at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +121,7 @@ class Ensemble:
     @property
     def outputs(self) -> int:
         """Rows of logits that one decode can give, at most."""
-        return min(self.batch, max(self.sequences, OUTPUTS))
+        return output_rows(self.sequences, self.batch)
 
     def decode(self, member: int, parts: Sequence[Part]) -> float:
         """Decode `parts` on a member and return the wall seconds that it took. Raises DecodeError."""

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eft_gguf.engine.ensemble import Ensemble, Part
+from eft_gguf.engine.sampler import Draft
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.engine.slots import Slot, Slots, common_prefix
 
@@ -16,13 +20,38 @@ WORTH_WAITING = 16
 """Tokens that an earlier prompt is to read as well, from which on a prompt waits for them to be copied."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drafts:
+    """Tokens proposed for a sequence, one after the other.
+
+    drafter: the member that they come from, None where they were looked up.  rows: copies of its logits before each.
+    """
+
+    drafter: int | None = None
+    tokens: list[Draft] = field(default_factory=list)
+    rows: list[NDArray[np.float32]] = field(default_factory=list)
+
+
 @dataclass(slots=True)
 class Plan:
-    """What one step decodes: the parts by member, the sequences that get a token by it, all that are touched."""
+    """What one step decodes: the parts by member, the sequences that get tokens by it, all that are touched.
+
+    drafts: by slot, what is to be verified beyond the next token.  plain_steps: what drafting and decoding it cost as a
+    multiple of the step without drafts, by measured costs; 0 where none were measured.
+    """
 
     parts: list[list[Part]]
     ready: list[Sequence] = field(default_factory=list)
     touched: list[Sequence] = field(default_factory=list)
+    drafts: dict[int, Drafts] = field(default_factory=dict)
+    plain_steps: float = 0.0
+
+    def drop(self, sequence: Sequence) -> None:
+        """Decode nothing further for a sequence, which gets no token by this step."""
+        self.ready.remove(sequence)
+        for parts in self.parts:
+            parts[:] = [part for part in parts if part.sequence != sequence.slot]
+        self.drafts = {slot: drafts for slot, drafts in self.drafts.items() if slot != sequence.slot}
 
 
 def schedule(slots: Slots, ensemble: Ensemble) -> Plan:

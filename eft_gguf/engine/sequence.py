@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from eft_gguf.blend.equation import Filter, members_needed
+from eft_gguf.engine.draft_length import LOOKUP_PRIOR, Acceptance
+from eft_gguf.engine.lookup import Lookup
 from eft_gguf.engine.sampler import Alternatives, Sampler
 
 
@@ -19,6 +21,11 @@ class Timings:
     prompt_tokens = cached_tokens (still in the KV cache from an earlier turn) + prefill_total (to be decoded);
     of these, prefill_done are decoded. The first token ends the prefill, the rest is the decode phase. Before both
     comes what was spent in the queue.
+
+    Of speculation: rounds are steps that brought tokens; in them `drafted` tokens were proposed, `checked` of them up
+    to the first that was refused, and `accepted` taken. plain_steps is what the rounds cost by the measured costs, in
+    steps without drafts; 0 where no costs were measured.  not_drafted: why there were no drafts, if something stands
+    in their way.
     """
 
     prompt_tokens: int = 0
@@ -31,6 +38,27 @@ class Timings:
     decode_seconds: float = 0.0
     model_seconds: dict[str, float] = field(default_factory=dict)
     seed: int = 0
+    rounds: int = 0
+    drafted: int = 0
+    checked: int = 0
+    accepted: int = 0
+    plain_steps: float = 0.0
+    not_drafted: str = ""
+
+    @property
+    def acceptance(self) -> float | None:
+        """The share of the checked drafts that was taken; None without drafts."""
+        return self.accepted / self.checked if self.checked else None
+
+    @property
+    def mean_length(self) -> float:
+        """Drafts a round."""
+        return self.drafted / self.rounds if self.rounds else 0.0
+
+    @property
+    def gain(self) -> float | None:
+        """How many times as fast as without drafts the reply came, by the measured costs; None without those."""
+        return self.generated_tokens / self.plain_steps if self.plain_steps else None
 
     @property
     def prefill_tokens_per_second(self) -> float:
@@ -60,8 +88,21 @@ class Timings:
             "prefill_tokens_per_second": round(self.prefill_tokens_per_second, 3),
             "tokens_per_second": round(self.tokens_per_second, 3),
             "model_milliseconds": {name: round(ms, 3) for name, ms in self.model_milliseconds.items()},
+            "speculation": {
+                "rounds": self.rounds,
+                "drafted": self.drafted,
+                "accepted": self.accepted,
+                "acceptance": _rounded(self.acceptance),
+                "mean_length": round(self.mean_length, 4),
+                "gain": _rounded(self.gain),
+                "not_drafted": self.not_drafted,
+            },
             "seed": self.seed,
         }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 class Sequence:
@@ -72,6 +113,8 @@ class Sequence:
     steps.
     alternatives: to each sampled token, where the sampler was asked for log-probabilities.
     finish_reason: None until it is finished; with "error", `error` is what kept it from going on.
+    acceptance, lookup_acceptance: of drafts by a model and of those from `lookup`, for this reply so far.  foreseen:
+    the place of the next token and what `lookup` has for it, where that is not tried as a draft.
     slot: the llama.cpp sequence that holds its KV cache, from when the engine gives it one until it is finished.
     """
 
@@ -94,6 +137,10 @@ class Sequence:
         self.finish_reason: str | None = None
         self.error: Exception | None = None
         self.slot: int | None = None
+        self.acceptance = Acceptance()
+        self.lookup = Lookup()
+        self.foreseen: tuple[int, int] | None = None
+        self.lookup_acceptance = Acceptance(LOOKUP_PRIOR)
         self.timings = Timings(prompt_tokens=self.length, seed=sampler.seed)
         self._started = time.perf_counter()
 
@@ -140,6 +187,25 @@ class Sequence:
     def _unread(self, cached: Seq[Seq[int]]) -> int:
         """Tokens still to be decoded by the member that has most of them to decode."""
         return max(len(self.ids[member]) - len(cached[member]) for member in self.members)
+
+    def drop(self, count: int) -> None:
+        """Take back the last `count` tokens, which nobody has seen: a stop text ended the reply before them."""
+        if count:
+            del self.generated[-count:], self.alternatives[-count:]
+            for ids in self.ids:
+                del ids[-count:]
+            self.timings.generated_tokens = len(self.generated)
+
+    def count_round(self, drafted: int, plain_steps: float) -> None:
+        """Note a step that brought tokens, with so many drafts, and what it cost in steps without drafts."""
+        self.timings.rounds += 1
+        self.timings.drafted += drafted
+        self.timings.plain_steps += plain_steps
+
+    def count_check(self, accepted: bool) -> None:
+        """Note that a draft made ahead was taken, or refused."""
+        self.timings.checked += 1
+        self.timings.accepted += accepted
 
     def count_decode(self, seconds: Mapping[str, float]) -> None:
         """Add what a step's decodes took, by member, if the step came after the first token."""

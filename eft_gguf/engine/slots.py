@@ -97,6 +97,15 @@ class Slots:
         """Drop what a member has cached from `position` on, or all of it where the model can't drop a part."""
         del slot.cached[member][self._ensemble.forget(member, slot.index, position) :]
 
+    def trim(self, slot: Slot) -> None:
+        """Drop what was decoded of drafts that its sequence did not take."""
+        assert slot.sequence is not None
+        for member, cached in enumerate(slot.cached):
+            ids = slot.sequence.ids[member]
+            known = len(ids) - 1
+            if known < len(cached) and cached[known:] != ids[known:]:
+                self.cut(slot, member, known)
+
     def recover(self) -> None:
         """Forget what a step left half done: an interrupt may come between any two of its lines.
 

@@ -15,8 +15,10 @@ PER_TOKEN = 330
 """Bytes that llama.cpp's tables of the vocabulary take for each token and its merge, as measured."""
 PER_CONTEXT = 3_000_000
 """Bytes that llama.cpp plans its computation in, as measured."""
-OUTPUTS = 16
-"""Rows of logits that a context has room for beyond one a sequence, as engine/ensemble.py asks for."""
+OUTPUTS = 17
+"""Rows of logits that a context has room for in any case: a token and 16 drafts after it."""
+OUTPUTS_PER_SEQUENCE = 4
+"""Rows for each of many sequences: a token and 3 drafts, for the more tokens a decode has, the less drafts pay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +120,11 @@ def weights_in_use(model: GGUFMetadata) -> int:
     return sum(tensor.size_bytes for tensor in model.tensors.values()) - unread
 
 
+def output_rows(sequences: int, batch: int) -> int:
+    """Rows of logits that one decode can give, at most."""
+    return min(batch, max(OUTPUTS_PER_SEQUENCE * sequences, OUTPUTS))
+
+
 def compute_bytes(model: GGUFMetadata, *, ctx: int, batch: int, sequences: int = 1, flash: bool = True) -> int:
     """Bytes that a context works in: intermediate results of a layer, the mask, rows of logits.
 
@@ -136,7 +143,7 @@ def compute_bytes(model: GGUFMetadata, *, ctx: int, batch: int, sequences: int =
         2 * (number(model, "ssm.inner_size") or 0),
     )
     tokens = model.vocabulary.size if model.vocabulary is not None else 0
-    logits = 4 * tokens * min(batch, max(sequences, OUTPUTS))
+    logits = 4 * tokens * output_rows(sequences, batch)
     layer = 4 * batch * (3 * hidden + 4 * width)
     mask = 2 * batch * ctx * (2 if number(model, "attention.sliding_window") else 1)
     # Without flash attention the scores of all heads are there at once, before and after they are normalized.

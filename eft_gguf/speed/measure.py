@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from eft_gguf.blend.equation import Blend, Filter, members_needed
-from eft_gguf.eft import EFT, Chunk
+from eft_gguf.completion import Chunk
+from eft_gguf.eft import EFT
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import ContextError
