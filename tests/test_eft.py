@@ -279,7 +279,7 @@ def test_an_untuned_model_of_its_own_that_is_the_one_of_all_changes_nothing(tiny
 def test_a_trait_is_measured_against_its_own_untuned_model_which_costs_nothing_at_weight_0(tiny, decoded):
     decoded += [0]
     tuned = {"kind": {"model": tiny.tuned, "untuned": tiny.other}}
-    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1) as eft:
+    with EFT.open(base=tiny.base, untuned=tiny.untuned, tuned=tuned, threads=1, speculate="off") as eft:
         reply = eft.complete(QUESTION, blend=Blend(traits={"kind": 0}), sampling=GREEDY)
         assert reply.tokens and decoded[2:] == [0, 0]
         eft.complete(QUESTION, sampling=GREEDY)

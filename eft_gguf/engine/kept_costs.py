@@ -52,9 +52,9 @@ def read_costs(path: Path, members: int) -> Costs | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     numbers = [*(number for curve in curves for number in curve.ravel()), costs.step, costs.draft]
-    same = len({curve.shape for curve in curves}) == 1 and curves[0].ndim == 1 and len(curves[0]) > 1
-    sound = all(math.isfinite(number) and number >= 0 for number in numbers) and sum(curves[0]) + costs.step > 0
-    return costs if len(curves) == members and same and sound else None
+    same = len(curves) == members and len({curve.shape for curve in curves}) == 1
+    sound = all(math.isfinite(number) and number >= 0 for number in numbers) and costs.step > 0
+    return costs if same and curves[0].ndim == 1 and len(curves[0]) > 1 and sound else None
 
 
 def keep_costs(path: Path, costs: Costs) -> None:

@@ -278,6 +278,10 @@ class Context:
         """Drop what is cached of `sequence` from `position` on. False where the architecture can't drop a part."""
         return bool(lib.llama_memory_seq_rm(self._memory, sequence, position, -1))
 
+    def last_position(self, sequence: int) -> int:
+        """The last position that is cached of a sequence, −1 where nothing is."""
+        return int(lib.llama_memory_seq_pos_max(self._memory, sequence))
+
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Let a sequence have the cache of another one from position `start` up to `stop`; memory holds it once."""
         lib.llama_memory_seq_cp(self._memory, source, target, start, stop)
