@@ -211,6 +211,25 @@ def transformer(
     return write
 
 
+def granite(writer: Writer, size: Size) -> None:
+    """Llama with scales. Files of Granite 4's dense models tell the sizes of states that none of their layers has."""
+    _attention_keys(writer, size, kv_heads=[size.kv_heads] * size.layers)
+    for name, scale in (
+        ("attention.scale", 0.25),
+        ("embedding_scale", 3.0),
+        ("residual_scale", 0.5),
+        ("logit_scale", 0.5),
+    ):
+        writer.key(name, scale)
+    for name, value in (("conv_kernel", 4), ("inner_size", 2 * size.width), ("state_size", 16), ("time_step_rank", 4)):
+        writer.key(f"ssm.{name}", value)
+    writer.key("ssm.group_count", 1)
+    writer.vector("output_norm.weight", size.width)
+    for layer in range(size.layers):
+        _attention(writer, size, f"blk.{layer}")
+        _feed_forward(writer, size, f"blk.{layer}")
+
+
 def falcon(*, kv_heads: int, second_norm: bool) -> Part:
     """One matrix makes queries, keys and values; the large Falcon has more key heads and a second norm."""
 
@@ -315,6 +334,7 @@ ARCHITECTURES = {
     "Gemma 3": Architecture("gemma3", GEMMA_PIECES, gemma3, layers=(6, 7), tied=True),
     # Heads whose sizes do not add up to the width, as in Mistral NeMo.
     "Mistral": Architecture("llama", byte_level("tekken"), transformer(head=32)),
+    "Granite 4": Architecture("granite", byte_level("dbrx"), granite),
     "Qwen3 with experts": Architecture(
         "qwen3", byte_level("qwen2"), transformer(norms=True), transformer(norms=True, experts=4), large_name="qwen3moe"
     ),

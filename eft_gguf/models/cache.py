@@ -15,6 +15,9 @@ KV_TYPES = {"f32": 0, "f16": 1, "bf16": 30, "q8_0": 8, "q5_1": 7, "q5_0": 6, "q4
 """How cached numbers may be kept: llama.cpp's name → its number for the type. It aborts the process over others."""
 PLAIN_KV_TYPES = ("f32", "f16", "bf16")
 
+BOTH = ("falcon-h1",)
+"""Architectures each of whose layers has a state and attends."""
+
 CTX_MULTIPLE = 256
 """llama.cpp rounds the cells of a KV cache up to a multiple of this."""
 
@@ -56,8 +59,9 @@ def kv_heads(model: GGUFMetadata) -> list[int]:
 def state_bytes(model: GGUFMetadata, sequences: int) -> int:
     """Bytes of the states of recurrent layers: the same however long the text, 4 a number, for each sequence."""
     attending = kv_heads(model)
-    # In some hybrids layers take turns, in others (Falcon-H1) each layer has both.
-    layers = attending.count(0) or (len(attending) if number(model, "ssm.state_size") else 0)
+    # In most hybrids layers take turns, in some each layer has both. Keys of states alone say nothing: files of dense
+    # models from series with hybrids (Granite 4) have them too.
+    layers = len(attending) if model.architecture in BOTH else attending.count(0)
     return 4 * layers * sequences * _state_numbers(model)
 
 

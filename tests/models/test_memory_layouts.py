@@ -98,3 +98,12 @@ def test_the_peak_of_real_models(references: tuple[str, str, str], ctx: int) -> 
     planned, measured = planned_and_measured("", references, ctx)
     print(f"planned {planned / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
     assert planned == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.real_models
+def test_a_lora_adds_less_than_5_percent_to_the_small_model() -> None:
+    """Peak with the adapter as tuned, less the peak with tuned = untuned: both have three caches."""
+    small = CODER.format("0.5b")
+    _, with_adapter = planned_and_measured("", (CODER.format("1.5b"), small, ADAPTER), 1024)
+    _, without = planned_and_measured("", (CODER.format("1.5b"), small, small), 1024)
+    assert with_adapter - without < 0.05 * Path(small).stat().st_size
