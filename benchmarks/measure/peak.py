@@ -12,15 +12,14 @@ from eft_gguf import EFT, Sampling
 from eft_gguf.speed.measure import peak_memory
 
 SENTENCE = "One two three four five six seven eight nine ten. "
-MOST = 300
-"""Words of the prompt: the cache is there in full from the beginning, what fills it is not."""
+MOST = 1500
+"""Characters of the prompt: a cache is in memory in full from the beginning, however much of it is used."""
 
 
 def main(options: dict[str, object]) -> int:
     with EFT.open(**options) as eft:
-        words = min(eft.ctx // 2, MOST)
-        text = SENTENCE * (words // 10 + 1)
-        eft.complete(text[: 5 * words], sampling=Sampling(seed=1, max_tokens=8))
+        text = SENTENCE * 40
+        eft.complete(text[: min(eft.ctx, MOST)], sampling=Sampling(seed=1, max_tokens=8))
         eft.score(text[: min(600, eft.ctx // 2)])
     return peak_memory()
 
