@@ -107,17 +107,18 @@ def quantize_pair(
             quantize(source, aside, recipe, progress=progress)
             require_computing(aside)
         _require_same_types(*(read_metadata(aside) for aside in asides))
-        noise = difference_noise(sources, (asides[0], asides[1]), text, progress=progress)
+        quantized = Member(asides[0]), Member(asides[1])
+        noise = difference_noise((Member(untuned), Member(tuned)), quantized, text, progress=progress)
     first, second = (_told(path, recipe, before) for path, before in zip(outputs, metadata, strict=True))
     return first, second, noise
 
 
 def difference_noise(
-    full: tuple[Path, Path], quantized: tuple[Path, Path], text: str = TEXT, *, progress: Progress = silent
+    full: tuple[Member, Member], quantized: tuple[Member, Member], text: str = TEXT, *, progress: Progress = silent
 ) -> Noise:
     """What quantization does to untuned, tuned (in this order) and their difference, on a text."""
     sums, count, tokens = np.zeros(4), 0, 0
-    for row in rows([Member(path) for path in (*full, *quantized)], text, progress):
+    for row in rows([*full, *quantized], text, progress):
         untuned, tuned, small_untuned, small_tuned = (values - values.mean() for values in row)
         lost = small_untuned - untuned, small_tuned - tuned
         sums += [_square(part) for part in (tuned - untuned, lost[0], lost[1], lost[1] - lost[0])]

@@ -54,7 +54,7 @@ def test_a_pair_has_the_same_types(tmp_path: Path) -> None:
     stacked -= stacked.mean(axis=2, keepdims=True)
     untuned, tuned, small_untuned, small_tuned = stacked.transpose(1, 0, 2)
     lost = (small_tuned - small_untuned) - (tuned - untuned)
-    again = difference_noise((UNTUNED, TUNED), outputs, "The lamp at the end")
+    again = difference_noise((members[0], members[1]), (members[2], members[3]), "The lamp at the end")
     np.testing.assert_allclose(again.difference, np.sqrt((lost**2).mean()), rtol=1e-6)
     np.testing.assert_allclose(again.behaviour, np.sqrt(((tuned - untuned) ** 2).mean()), rtol=1e-6)
 
