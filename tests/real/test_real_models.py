@@ -3,6 +3,7 @@
 Run with `pytest -m real_models`. EFT_GGUF_MODELS names the folder of the files.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from eft_gguf import Blend, Sampling
+from eft_gguf import Blend, Filter, Sampling
 from tests.plain_llama import ALONE, Members, assert_alone, assert_base_whatever_behaviour_is, assert_oracle
 
 FOLDER = Path(os.environ.get("EFT_GGUF_MODELS", "~/.cache/eft-gguf-models")).expanduser()
@@ -72,3 +73,26 @@ def test_the_triple_answers_in_two_lines_and_rightly_where_the_small_tuned_model
     )
     assert done.returncode == 0, done.stderr
     assert TWO_LINES.fullmatch(done.stdout.strip()) and RIGHT in done.stdout
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "author": {"type": "string", "maxLength": 24},
+        "sure": {"type": "boolean"},
+        "stars": {"type": "integer", "minimum": 1, "maximum": 5},
+    },
+    "required": ["author", "sure", "stars"],
+}
+SETTINGS = [Blend(), Blend(0, 1), Blend(1, 0), Blend(1, 1.5), Blend(filter=Filter(untuned_floor=-7, tuned_top_p=0.95))]
+
+
+def test_two_hundred_of_two_hundred_replies_follow_a_json_schema():
+    jsonschema = pytest.importorskip("jsonschema")
+    with MEMBERS.open() as eft:
+        for number in range(200):
+            sampling = Sampling(temperature=1.2, seed=number, json_schema=SCHEMA)
+            blend = SETTINGS[number % len(SETTINGS)]
+            reply = eft.complete([{"role": "user", "content": QUESTION}], blend=blend, sampling=sampling)
+            assert reply.finish_reason == "stop", reply.text
+            jsonschema.validate(json.loads(reply.text), SCHEMA)
