@@ -14,7 +14,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from measure import machine, models, report
@@ -28,6 +28,7 @@ from eft_gguf.evaluation.record import family_record, file_record
 from eft_gguf.evaluation.replies import Figures, Reply, marks_of, successes
 from eft_gguf.evaluation.run_file import Run
 from eft_gguf.evaluation.statistics import Fraction, gap_closed, mcnemar
+from eft_gguf.models.chat import PLAIN_TEMPLATE
 
 QUESTIONS = Path(__file__).parent / "steering_questions.jsonl"
 PAGE = report.DOCS.with_name("steering.md")
@@ -37,7 +38,7 @@ ALONE = {"base alone": BASE, "untuned alone": Blend(0, 0), "tuned alone": TUNED}
 PLAIN = setting_name(Blend())
 SETTINGS = (
     Blend(),
-    *(Blend(behaviour=behaviour) for behaviour in (0.5, 0.75, 1.25, 1.5)),
+    *(Blend(behaviour=behaviour) for behaviour in (0.5, 0.6, 0.75, 1.25, 1.5)),
     *(Blend(filter=Filter(untuned_floor=floor)) for floor in (-5.0, -7.0, -9.0)),
     Blend(filter=Filter(tuned_top_p=0.95)),
     *(Blend(behaviour=0.75, filter=Filter(untuned_floor=floor)) for floor in (-5.0, -7.0)),
@@ -51,6 +52,16 @@ BY_BASE = (
 )
 """What rules out by the base. Replies are long where the form is lost, so fewer questions must do for these."""
 FEW = 40
+TOLD = """<|im_start|>system
+Reply with exactly two lines. The first is "Answer: " and a short answer. The second is "Confidence: " and low, medium \
+or high.<|im_end|>
+{% for message in messages %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}<|im_start|>assistant
+"""
+"""What base and untuned read instead of the tuned model's template: `bases_template` in a family file."""
+PROMPTED = (BASE, Blend(), Blend(behaviour=0.75), Blend(filter=Filter(untuned_floor=-7.0)))
+"""Settings that are tried with other prompts for base and untuned: TOLD, and the plain one on FEW."""
 
 
 def main() -> int:
@@ -62,6 +73,8 @@ def main() -> int:
     about = machine.describe()
     blends = {**ALONE, **{setting_name(blend): blend for blend in SETTINGS}}
     by_base = {name: blends[name] for name in (*ALONE, PLAIN)} | {setting_name(blend): blend for blend in BY_BASE}
+    told = {f"{setting_name(blend)}, bases told": blend for blend in PROMPTED}
+    plain = {f"{setting_name(blend)}, bases plain": blend for blend in PROMPTED}
     inputs = {
         "questions": file_record(QUESTIONS),
         "family": family_record(models.chosen_family(arguments)),
@@ -70,22 +83,31 @@ def main() -> int:
     }
     run = Run(arguments.run, "steering study", inputs, about)
     halves, few = halves_of(arguments.limit), [*itertools.chain(*halves_of(min(arguments.limit or FEW, FEW)).values())]
-    with models.open_family(arguments, ctx=512) as eft:
-        ask(eft, [*itertools.chain(*halves.values())], blends, run, arguments.max_tokens)
-        ask(eft, few, by_base, run, arguments.max_tokens)
-    replies = {part: found(run, cases, blends) for part, cases in halves.items()}
+    everything = [*itertools.chain(*halves.values())]
+    for cases, template, settings in (
+        (everything, None, blends),
+        (everything, TOLD, told),
+        (few, None, by_base),
+        (few, PLAIN_TEMPLATE, plain),
+    ):
+        to_do = missing(cases, settings, run)
+        if to_do:
+            family = replace(models.chosen_family(arguments), bases_template=template)
+            with EFT(family, ctx=512, threads=arguments.threads) as eft:
+                ask(eft, to_do, settings, run, arguments.max_tokens)
+    replies = {part: found(run, cases, blends | told) for part, cases in halves.items()}
     choosing, reporting = replies.values()
-    best = max(blends, key=lambda name: (name not in ALONE) * sum(successes(choosing[name])))
+    best = max((name for name in blends if name not in ALONE), key=lambda name: sum(successes(choosing[name])))
     data = {
         "chosen": best,
         "halves": {part: {name: one(own) for name, own in of.items()} for part, of in replies.items()},
         "replies": {part: {name: [*map(asdict, own)] for name, own in of.items()} for part, of in replies.items()},
     }
-    filtered = found(run, few, by_base)
+    filtered = found(run, few, [*by_base, *plain])
     tables = [
         plain_table(f"{len(halves['choose'])} questions for choosing", choosing, best),
         reporting_table(reporting, best),
-        plain_table(f"{len(few)} of both, and what rules out by the base", filtered),
+        plain_table(f"{len(few)} of both, and what rules out by the base, or gives it a plain prompt", filtered),
     ]
     report.publish("study", about, tables, data, as_json=arguments.json, docs=arguments.docs, page=PAGE)
     return 0
@@ -101,16 +123,19 @@ def found(run: Run, cases: Sequence[Case], names: Iterable[str]) -> dict[str, li
     return {name: [Reply(**run.done[_key(case, name)]) for case in cases] for name in names}
 
 
-def ask(eft: EFT, cases: Sequence[Case], blends: Mapping[str, Blend], run: Run, max_tokens: int) -> None:
-    """Every question under every setting, but for what the run holds; with the time left on stderr.
+def missing(cases: Sequence[Case], settings: Iterable[str], run: Run) -> list[tuple[Case, list[str]]]:
+    """What the run does not hold yet: cases with settings. Those that are added later cost themselves only."""
+    to_do = [(case, [name for name in settings if _key(case, name) not in run.done]) for case in cases]
+    return [(case, names) for case, names in to_do if names]
 
-    Settings that are added later cost themselves only.
-    """
-    to_do = [(case, [name for name in blends if _key(case, name) not in run.done]) for case in cases]
-    to_do = [(case, names) for case, names in to_do if names]
+
+def ask(
+    eft: EFT, to_do: Sequence[tuple[Case, list[str]]], settings: Mapping[str, Blend], run: Run, max_tokens: int
+) -> None:
+    """Put each case under its settings, with the time left on stderr."""
     started = time.monotonic()
     for done, (case, names) in enumerate(to_do, 1):
-        completions = eft.greedy_replies(case.messages, [blends[name] for name in names], max_tokens=max_tokens)
+        completions = eft.greedy_replies(case.messages, [settings[name] for name in names], max_tokens=max_tokens)
         for name, completion in zip(names, completions, strict=True):
             finished = completion.finish_reason == "stop"
             marks = mark(case, completion.text, finished)
