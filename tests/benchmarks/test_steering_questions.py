@@ -7,7 +7,7 @@ from pathlib import Path
 from eft_gguf.evaluation.cases import read_cases
 from eft_gguf.evaluation.marks import names_one
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 def test_the_questions_of_the_steering_study():
