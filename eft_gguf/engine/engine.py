@@ -329,6 +329,11 @@ class Engine:
         if draft is None and self._speculation is not None:
             proposed = self._speculation.at_hand(sequence, members, rows)
         used, factors = self.drawn_from(rows, members, sequence.factors, sequence.filter)
+        sequence.sampler.unfiltered = None
+        if sequence.filter.in_force(sequence.factors, self.ensemble.untuned) != Filter():
+            parts = [(row, sequence.factors[member]) for row, member in zip(rows, members, strict=True)]
+            parts = [(row, factor) for row, factor in parts if factor != 0]
+            sequence.sampler.unfiltered = tuple(row for row, _ in parts), np.array([factor for _, factor in parts])
         if proposed is None:
             token = sequence.sampler.sample(used, factors)
         else:

@@ -56,6 +56,8 @@ class Sampler:
     """Draws the tokens of one sequence, from vocabularies of which `n_vocab` entries are shared.
 
     prompt: ids that penalties look back on.  `seed` is the one in use, drawn where the options name none.
+    `unfiltered`: rows and factors of the next token's blend before a filter, None without one. A grammar falls back on
+    it where the filter has ruled out all that the grammar allows.
     Raises OptionError for a grammar or schema that is none, and for a bias on a token that does not exist.
     """
 
@@ -75,6 +77,7 @@ class Sampler:
         self._top_k = _leading_top_k(sampling)
         self._drawn = 0
         self._room: _Room | None = None
+        self.unfiltered: tuple[kernels.Rows, NDArray[np.float64]] | None = None
 
     def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
         """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
@@ -153,17 +156,24 @@ class Sampler:
 
     def _left_by_grammar(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> NDArray[np.void]:
         """As `_left`, of the tokens that the grammar allows."""
+        candidates = self._allowed(rows, factors)
+        if self.unfiltered is not None and candidates["logit"].max() <= LAST_CHOICE:
+            candidates = self._allowed(*self.unfiltered)
+        if not np.isfinite(candidates["logit"]).any():
+            raise DecodeError("the grammar allows no further token", hint="mend the grammar")
+        return candidates if self._chain is None else self._chain.keep(candidates)
+
+    def _allowed(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> NDArray[np.void]:
+        """All tokens with their blended logits, −inf for those that the grammar forbids."""
         assert self._grammar is not None
         candidates = self._working_room().candidates
         kernels.blend_candidates(rows, factors, candidates)
-        # A filter or a bias may have ruled out all that the grammar allows. The grammar must be kept, so what is
+        # A filter or a model may have ruled out all that the grammar allows. The grammar must be kept, so what is
         # ruled out stays possible here, as a last choice.
         logits = candidates["logit"]
         logits[~np.isfinite(logits)] = LAST_CHOICE
         self._grammar.restrict(candidates)
-        if not np.isfinite(logits).any():
-            raise DecodeError("the grammar allows no further token", hint="mend the grammar")
-        return candidates if self._chain is None else self._chain.keep(candidates)
+        return candidates
 
     def _draw(self, left: NDArray[np.void] | int, purpose: Purpose) -> int:
         if isinstance(left, int):

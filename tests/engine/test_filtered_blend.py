@@ -113,3 +113,12 @@ def test_log_probabilities_of_a_reply_are_those_under_the_filter(eft):
     reply = eft.complete("once", blend=Blend(filter=Filter(base_min_p=1)), sampling=sampling)
     assert reply.alternatives[0].chosen == 0
     assert reply.alternatives[0].log_probabilities[1:] == [-math.inf] * 4
+
+
+def test_a_grammar_that_the_filter_leaves_nothing_of_is_followed_by_the_blend(eft):
+    grammar = 'root ::= "' + '" | "'.join("abcdefgh") + '"'
+    greedy = Sampling(temperature=0, grammar=grammar, max_tokens=1)
+    for prompt in ("once", "there was", "x", "abc"):
+        plain = eft.complete(prompt, sampling=greedy).text
+        # The base's likeliest token alone is left, and that is none of these.
+        assert eft.complete(prompt, blend=Blend(filter=Filter(base_min_p=1)), sampling=greedy).text == plain

@@ -268,6 +268,27 @@ def test_a_grammar_is_kept_even_where_all_it_allows_was_ruled_out(model, tempera
     sampler.close()
 
 
+def test_where_a_filter_rules_out_all_that_a_grammar_allows_the_blend_without_it_decides(model):
+    letters = [model.tokenize(name, special=False)[0] for name in "abc"]
+    blend = np.zeros(model.n_vocab, np.float32)
+    blend[letters] = np.log([6.0, 3.0, 900.0])
+    filtered = np.full(model.n_vocab, -np.inf, np.float32)
+    filtered[letters[2]] = 0
+    tokens = []
+    for seed in range(3000):
+        sampler = Sampler(Sampling(**EVERYTHING, grammar='root ::= "a" | "b"', seed=seed), model, model.n_vocab)
+        sampler.unfiltered = (blend,), np.ones(1)
+        tokens.append(letters.index(sampler.sample((filtered,), np.ones(1))))
+        sampler.close()
+    assert_drawn_from(np.array(tokens), [2 / 3, 1 / 3])
+    # What the filter leaves counts before what it does not.
+    filtered[letters[1]] = -5
+    sampler = Sampler(Sampling(**EVERYTHING, grammar='root ::= "a" | "b"', seed=1), model, model.n_vocab)
+    sampler.unfiltered = (blend,), np.ones(1)
+    assert sampler.sample((filtered,), np.ones(1)) == letters[1]
+    sampler.close()
+
+
 def test_a_bias_against_all_that_a_grammar_allows_is_an_error_and_no_abort(model):
     bias = {model.tokenize(name, special=False)[0]: -math.inf for name in "ab"}
     sampler = Sampler(Sampling(grammar='root ::= "a" | "b"', logit_bias=bias, seed=1), model, model.n_vocab)
