@@ -48,7 +48,7 @@ def doctor(quick: bool, as_json: bool, models: Given) -> None:
         def tick(what: str) -> None:
             if interrupted():
                 raise Interrupted
-            status(f"measuring {what}" if not what.startswith("loading") else what)
+            status(what if what.startswith(("loading", "measuring")) else f"measuring {what}")
 
         if not as_json:
             click.echo(f"family: {report.family}\n")

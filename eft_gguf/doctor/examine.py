@@ -81,7 +81,7 @@ def memory_check(members: files.Members, options: Mapping[str, Any]) -> Check:
 def _of_models(family: Family, options: Mapping[str, Any], tick: Tick) -> Iterator[Check]:
     busy = busy_cores(0.3)
     tick("loading")
-    with EFT.open(family, **{**options, "progress": tick}) as eft:
+    with EFT.open(family, **{**options, "progress": tick, "speculate": "auto"}) as eft:
         measured = measure(eft, tick)
         yield speed_check(measured, busy)
         yield speculation_check(measured)

@@ -83,7 +83,7 @@ def noise_check(family: Family, eft: EFT, measured: Measured, options: Mapping[s
         (replace(trait, model=replace(trait.model, path=tuned, text=str(tuned)), untuned=None),),
         bases_template=family.bases_template,
     )
-    with EFT.open(second, **options) as other:
+    with EFT.open(second, **{**options, "speculate": "off"}) as other:
         _, again = _rows(other, measured, trait.name, "untuned")
     noise, effect = divergences(base, difference, again)
     finer = untuned.stat().st_size > (trait.untuned or family.untuned).path.stat().st_size
@@ -135,5 +135,5 @@ def _difference(tuned: NDArray[np.float32], untuned: NDArray[np.float32]) -> NDA
 
 def _log(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     with np.errstate(divide="ignore"):
-        chances = probabilities(logits)  # type: ignore[arg-type]
+        chances = probabilities(logits)
         return np.asarray(np.log(np.maximum(chances, 1e-300)))

@@ -1,10 +1,13 @@
-"""How fast a family will be here, and whether drafting by the tuned model will pay: measured on a short reply."""
+"""How fast a family will be here, and whether drafting by the tuned model will pay.
+
+What decodes cost is known when a family is open: it was measured then, or before and kept (engine/calibration.py). How
+often drafts are taken is measured here, on one reply.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +16,9 @@ from eft_gguf.blend.equation import Blend, Filter, members_needed
 from eft_gguf.doctor.report import Check
 from eft_gguf.eft import EFT
 from eft_gguf.engine.draft_length import LIMIT, Acceptance, Costs, Prospect, best_length, round_seconds
-from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import OptionError
 
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16)
-SECONDS = 2.0
-"""Of measuring decodes; no pass over all sizes begins after that."""
 REPLY = 32
 SLOW = 3.0
 """Tokens a second below which one reads faster than it writes."""
@@ -32,89 +31,78 @@ Tick = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """seconds: by member, of a decode of n tokens at place n.  step: of a token, besides decodes.
+    """seconds: of one token, by member; of those that a blend needs alone.  costs: of decodes of several tokens.
 
     acceptance: how likely a draft of the tuned model is to be taken at temperature 1, the overlap of the two
     distributions, averaged over the reply.  prompt, reply: the question, and the blend's reply as token ids.
+    stuck: members that cannot be taken back to an earlier token.
     """
 
     members: tuple[str, ...]
-    seconds: list[NDArray[np.float64]]
-    step: float
     needed: tuple[int, ...]
     drafter: int
-    recurrent: tuple[str, ...]
+    seconds: dict[str, float]
+    costs: Costs
+    stuck: tuple[str, ...]
     acceptance: float
     prompt: list[dict[str, str]] | str
     reply: list[int]
 
 
 def measure(eft: EFT, tick: Tick) -> Measured:
-    """Decodes of each model, then a reply of the blend and what each model says to its tokens."""
-    tick("decodes of each model")
-    ensemble = eft._ensemble
-    seconds = decode_seconds(ensemble, tick)
+    """A reply of the blend, and what each model says to its tokens. `eft` speculates automatically."""
+    speculation = eft._speculation
+    assert speculation is not None and speculation.costs is not None
+    costs = speculation.costs
+    prompt: list[dict[str, str]] | str = [{"role": "user", "content": QUESTION}]
+    sampling = Sampling(seed=1, temperature=0.0, max_tokens=max(2, min(REPLY, eft.ctx // 4)))
     tick("a reply")
-    messages = [{"role": "user", "content": QUESTION}]
-    sampling = Sampling(seed=1, temperature=0.0, max_tokens=min(REPLY, eft.ctx // 4))
-    prompt: list[dict[str, str]] | str = messages
     try:
-        eft.complete(messages, sampling=replace(sampling, max_tokens=2))  # loads compiled kernels
+        reply = eft.complete(prompt, sampling=sampling)
     except OptionError:  # no template, or one that refuses
         prompt = QUESTION
-    completion = eft.complete(prompt, sampling=sampling)
-    reply, timings = completion.tokens, completion.timings
-    besides = timings.decode_seconds - sum(timings.model_seconds.values())
-    step = max(0.0, besides / max(1, len(reply) - 1))
-    tick("what each model says to it")
-    drafter = ensemble.tuned[0]
+        reply = eft.complete(prompt, sampling=sampling)
+    drafter = eft._ensemble.tuned[0]
     overlaps = []
-    for _, rows in eft.replay(prompt, reply):
+    for _, rows in eft.replay(prompt, reply.tokens):
+        tick("what each model says to it")
         blended, tuned = probabilities(rows["blend"]), probabilities(rows[eft.members[drafter]])
         overlaps.append(float(np.minimum(blended, tuned).sum()))
     needed = tuple(members_needed(eft.family.factors(Blend()), Filter()))
-    recurrent = tuple(name for name, state in zip(eft.members, ensemble.recurrent, strict=True) if state)
-    return Measured(eft.members, seconds, step, needed, drafter, recurrent, float(np.mean(overlaps)), prompt, reply)
-
-
-def decode_seconds(ensemble: Ensemble, tick: Tick) -> list[NDArray[np.float64]]:
-    """By member, seconds of a decode of n tokens at place n: the quickest of several, between sizes interpolated."""
-    tokens = [token for token in ensemble.tokenizer.tokenize(QUESTION * 8, special=False) if token < ensemble.n_vocab]
-    sizes = [size for size in SIZES if size <= min(ensemble.outputs, ensemble.ctx // 4)]
-    best = [dict.fromkeys(sizes, np.inf) for _ in ensemble.names]
-    started = time.perf_counter()
-    passes = 0
-    while passes < 3 and (passes < 2 or time.perf_counter() - started < SECONDS):
-        for size in sizes:
-            for member, found in enumerate(best):
-                tick("decodes of each model")
-                ensemble.forget(member, 0, 0)
-                before = time.perf_counter()
-                ensemble.decode(member, [Part(0, 0, [tokens[at % len(tokens)] for at in range(size)], size)])
-                ensemble.rows(member)  # waits for a GPU
-                found[size] = min(found[size], time.perf_counter() - before)
-        passes += 1
-    for member in range(len(best)):
-        ensemble.forget(member, 0, 0)
-    places = [0, *sizes]
-    return [np.interp(np.arange(sizes[-1] + 1), places, [0.0, *found.values()]) for found in best]
+    # Models that cannot be taken back are not calibrated; no drafts are made with them, so a reply shows their costs.
+    steps = max(1, len(reply.tokens) - 1)
+    seconds = {
+        eft.members[member]: float(costs.curves[member][1])
+        or reply.timings.model_seconds.get(eft.members[member], 0.0) / steps
+        for member in needed
+    }
+    return Measured(
+        eft.members,
+        needed,
+        drafter,
+        seconds,
+        costs,
+        tuple(speculation.cannot_roll_back),
+        float(np.mean(overlaps)),
+        prompt,
+        reply.tokens,
+    )
 
 
 def speed_check(measured: Measured, busy: float) -> Check:
     """Expected tokens a second without drafts, and which model takes most of the time."""
-    single = {name: float(seconds[1]) for name, seconds in zip(measured.members, measured.seconds, strict=True)}
-    used = [measured.members[member] for member in measured.needed]
-    total = sum(single[name] for name in used) + measured.step
+    total = sum(measured.seconds.values()) + measured.costs.step
     rate = 1 / total
     evidence = [
-        f"{name} alone: {1 / single[name]:.1f} tokens/s, {single[name] / total:.0%} of a token's time" for name in used
+        f"{name} alone: {1 / seconds:.1f} tokens/s, {seconds / total:.0%} of a token's time"
+        for name, seconds in measured.seconds.items()
     ]
     if busy > BUSY:
-        evidence.append(f"other work kept {busy:.1f} cores busy meanwhile: on a quiet machine it is faster")
-    figures = {"tokens_per_second": rate, "member_seconds": single, "busy_cores": busy}
+        evidence.append(f"other work keeps {busy:.1f} cores busy: on a quiet machine it is faster")
+    figures = {"tokens_per_second": rate, "member_seconds": measured.seconds, "busy_cores": busy}
     message = f"about {rate:.1f} tokens/s, without drafts"
     if rate < SLOW:
-        slowest = max(used, key=lambda name: single[name])
+        slowest = max(measured.seconds, key=lambda name: measured.seconds[name])
         remedy = f"take {slowest} at a smaller quantization or size, or put it on a GPU; measure: eft-gguf bench"
         if busy > BUSY:
             remedy = f"look again while nothing else runs; then {remedy}"
@@ -125,20 +113,18 @@ def speed_check(measured: Measured, busy: float) -> Check:
 def speculation_check(measured: Measured) -> Check:
     """Will drafts by the tuned model pay? By the model that chooses their number (engine/draft_length.py)."""
     drafter = measured.members[measured.drafter]
-    stuck = [name for name in measured.recurrent if measured.members.index(name) in measured.needed]
+    stuck = [name for name in measured.stuck if measured.members.index(name) in measured.needed]
     if stuck:
         message = f"no drafts: {', '.join(stuck)} cannot be taken back to an earlier token"
         return Check("speculation", "PASS", message, figures={"drafts": 0, "speedup": 1.0})
-    costs = Costs(measured.seconds, measured.step, measured.step)
     acceptance = Acceptance(rate=min(measured.acceptance, 1.0))
     prospects = [Prospect(measured.needed, measured.drafter, LIMIT, acceptance)]
-    drafts, rate = best_length(prospects, costs, LIMIT)
-    plain = 1 / float(round_seconds(prospects, costs, 0)[0])
-    speedup = rate / plain
+    drafts, rate = best_length(prospects, measured.costs, LIMIT)
+    speedup = rate * float(round_seconds(prospects, measured.costs, 0)[0])
     figures = {"drafts": drafts, "acceptance": measured.acceptance, "tokens_per_second": rate, "speedup": speedup}
     taken = f"taken with probability {measured.acceptance:.2f}, on a reply of {len(measured.reply)} tokens"
     evidence = (f"a draft of {drafter} is {taken}",)
-    if drafts == 0 or speedup < 1.03:
+    if drafts == 0:
         message = f"drafts by {drafter} will not pay here: what checking several tokens costs outweighs them"
         return Check("speculation", "PASS", message, evidence, figures=figures)
     message = (
@@ -147,7 +133,7 @@ def speculation_check(measured: Measured) -> Check:
     return Check("speculation", "PASS", message, evidence, figures=figures)
 
 
-def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float64]:
+def probabilities(logits: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.float64]:
     """The distribution of a row of logits; tokens at −inf get 0."""
     exact = logits.astype(np.float64)
     weights = np.exp(exact - exact.max())

@@ -8,19 +8,22 @@ import numpy as np
 import pytest
 
 from eft_gguf import EFT
-from eft_gguf.doctor.speed import Measured, decode_seconds, measure, probabilities, speculation_check, speed_check
+from eft_gguf.doctor.speed import QUESTION, Measured, measure, probabilities, speculation_check, speed_check
+from eft_gguf.engine.draft_length import Costs
 from tests.conftest import TinyFiles
 from tests.tiny_architectures import write_architecture
+from tests.tiny_models import write_tiny_model
 
 
 def measured(
-    single: tuple[float, float, float], growth: float, acceptance: float, *, recurrent: bool = False
+    single: tuple[float, float, float], growth: float, acceptance: float, *, stuck: tuple[str, ...] = ()
 ) -> Measured:
     """Three models whose decodes of n tokens take single · (1 + growth · (n − 1)) seconds."""
     counts = np.arange(17)
-    curves = [np.where(counts > 0, seconds * (1 + growth * (counts - 1)), 0.0) for seconds in single]
+    costs = Costs([np.where(counts > 0, seconds * (1 + growth * (counts - 1)), 0.0) for seconds in single])
     members = ("base", "untuned", "kind")
-    return Measured(members, curves, 0.0, (0, 1, 2), 2, ("base",) * recurrent, acceptance, "q", [1, 2])
+    seconds = dict(zip(members, single, strict=True))
+    return Measured(members, (0, 1, 2), 2, seconds, costs, stuck, acceptance, "q", [1, 2])
 
 
 def test_tokens_a_second_are_what_all_decodes_allow() -> None:
@@ -49,29 +52,26 @@ def test_drafts_do_not_pay_where_it_costs_as_much_as_the_tokens() -> None:
 
 
 def test_models_with_states_decline_drafts() -> None:
-    check = speculation_check(measured((0.1, 0.01, 0.01), 0.02, 0.9, recurrent=True))
+    check = speculation_check(measured((0.1, 0.01, 0.01), 0.02, 0.9, stuck=("base",)))
     assert check.message == "no drafts: base cannot be taken back to an earlier token"
 
 
-def test_a_family_is_measured_and_left_as_it_was(tiny: TinyFiles) -> None:
-    said: list[str] = []
+def test_a_family_is_measured(tiny: TinyFiles) -> None:
     with EFT.open(**tiny.family()) as eft:
-        before = eft.complete("abc", sampling=None).tokens[:0]
-        found = measure(eft, said.append)
-        assert all(curve[0] == 0 and (curve[1:] > 0).all() for curve in found.seconds)
-        assert found.needed == (0, 1, 2) and eft.members[found.drafter] == "tuned"
-        assert 0 < found.acceptance <= 1 and found.reply and found.step >= 0
-        assert before == [] and {"a reply", "decodes of each model"} <= set(said)
-        # nothing is left in the caches that the engine does not know of
-        assert eft.score("abc").blend[1:] == pytest.approx(EFT.open(**tiny.family()).score("abc").blend[1:], abs=1e-4)
+        found = measure(eft, lambda what: None)
+    assert set(found.seconds) == {"base", "untuned", "tuned"} and all(found.seconds.values())
+    assert found.needed == (0, 1, 2) and found.members[found.drafter] == "tuned"
+    assert 0 < found.acceptance <= 1 and found.reply and found.stuck == ()
 
 
-def test_recurrent_models_are_measured_too(tmp_path: Path) -> None:
+def test_models_without_a_template_and_with_states_are_measured_too(tmp_path: Path) -> None:
     paths = [write_architecture(tmp_path / f"{n}.gguf", "Mamba", seed=n, large=n == 0) for n in range(3)]
     with EFT.open(base=paths[0], untuned=paths[1], tuned=paths[2]) as eft:
-        curves = decode_seconds(eft._ensemble, lambda what: None)
-        assert all((curve[1:] > 0).all() for curve in curves)
-        assert measure(eft, lambda what: None).recurrent == ("base", "untuned", "tuned")
+        found = measure(eft, lambda what: None)
+    assert found.stuck == ("base", "untuned", "tuned") and all(found.seconds.values())
+    plain = [write_tiny_model(tmp_path / f"plain-{n}.gguf", seed=n, template=None) for n in range(3)]
+    with EFT.open(base=plain[0], untuned=plain[1], tuned=plain[2]) as eft:
+        assert measure(eft, lambda what: None).prompt == QUESTION
 
 
 def test_probabilities() -> None:
