@@ -47,19 +47,20 @@ class GGUFFile:
             data = np.fromfile(file, np.uint8, (stop - start) * length)
         return data.reshape(stop - start, length)
 
-    def read(self, name: str) -> NDArray[np.float32]:
-        """A tensor's numbers, in the order that NumPy has them in. Raises ModelFileError for an unknown type."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """A tensor's numbers, or those of some rows, as NumPy has them. Raises ModelFileError for an unknown type."""
         tensor = self.tensors[name]
         try:
             kind = GGMLQuantizationType(tensor.kind)
-            numbers = dequantize(self.raw(name), kind)
+            numbers = dequantize(self.raw(name, start, stop), kind)
         except (ValueError, NotImplementedError):
             named = TYPE_NAMES.get(tensor.kind, str(tensor.kind))
             raise ModelFileError(
                 f"{self.path}: the tensor {name} is of type {named}, which cannot be read here",
                 hint="take the model at F16, BF16, Q8_0 or a k-quant",
             ) from None
-        return np.asarray(numbers, np.float32).reshape(tensor.shape)
+        shape = tensor.shape if stop is None else (-1, *tensor.shape[1:])
+        return np.asarray(numbers, np.float32).reshape(shape)
 
     def as_planned(self, name: str) -> PlannedTensor:
         """The tensor to be written again as it is."""

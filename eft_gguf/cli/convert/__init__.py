@@ -10,6 +10,7 @@ CONVERSIONS = {
     "hf": "A Hugging Face checkpoint folder into a GGUF model.",
     "lora": "A PEFT adapter folder into a GGUF adapter.",
     "delta": "The difference of two models into a GGUF adapter.",
+    "align": "The vocabularies of a family made equal.",
     "quantize": "A GGUF model by llama.cpp's quantizer.",
     "pair": "Untuned and tuned, quantized by one recipe.",
 }
