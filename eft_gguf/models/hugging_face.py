@@ -69,6 +69,11 @@ def fetch(name: str) -> Path:
             f"there is no repository {wanted.repository} at Hugging Face, or it is private",
             hint="check the name; for a private one log in: hf auth login",
         ) from None
+    except errors.LocalEntryNotFoundError:  # what huggingface_hub makes of a network that is not there
+        raise ModelFileError(
+            f"cannot fetch {SCHEME}{name}: Hugging Face cannot be reached{_begun(wanted)}",
+            hint="see to the connection; what was fetched is kept: the same command goes on from there",
+        ) from None
     except errors.EntryNotFoundError:
         raise ModelFileError(
             f"{wanted.repository} has no file {chosen}",

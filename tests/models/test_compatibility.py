@@ -283,7 +283,7 @@ def test_models_that_cannot_go_back(tmp_path: Path) -> None:
 
 
 def test_three_large_vocabularies_take_half_a_second(make: Maker) -> None:
-    """262,144 tokens and as many merges, as Gemma's files have; reading them included. Slack for a busy machine."""
+    """262,144 tokens and as many merges, as Gemma's files have; reading them included, in processor time."""
     tokens = [f"Ġ{number:x}" for number in range(262_144)]
     merges = [f"Ġ {token[1:]}" for token in tokens]
     large = make("large", tokens=tokens, merges=merges).path
@@ -291,4 +291,4 @@ def test_three_large_vocabularies_take_half_a_second(make: Maker) -> None:
     started = time.process_time()
     base, untuned, tuned = map(read_metadata, paths)
     assert check(base, untuned, {"tuned": tuned}) == []
-    assert time.process_time() - started < 1.0
+    assert time.process_time() - started < 0.5
