@@ -184,6 +184,17 @@ def test_ids_shifted_by_an_added_token(make: Maker) -> None:
     assert "from there on the first's ids are lower by 1" in finding.evidence
 
 
+def test_unrelated_vocabularies_are_not_called_shifted(make: Maker) -> None:
+    """Both have the letters in a row, as all byte-level vocabularies do, but nothing else in common."""
+    letters = [chr(number) for number in range(33, 73)]
+    one = [*TOKENS, *letters, *(f"one{number}" for number in range(200))]
+    other = [*letters, *TOKENS, *(f"other{number}" for number in range(200))]
+    finding = only(
+        check(make("large", tokens=one), make("small", tokens=other), {"tuned": make("t", tokens=one)}), "error"
+    )
+    assert not any("lower by" in line for line in finding.evidence)
+
+
 def test_kinds_of_tokens(make: Maker) -> None:
     tuned = make("marked", types=[NORMAL] * 7 + [CONTROL])
     finding = only(check(make("large"), make("small"), {"tuned": tuned}), "note")

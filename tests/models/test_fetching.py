@@ -129,14 +129,3 @@ def test_terms_that_were_not_accepted(hub: Hub, tmp_path: Path) -> None:
     assert refused.returncode == 2 and "Traceback" not in refused.stderr
     assert "hf:owner/repo is for those who accepted its terms" in refused.stderr
     assert "https://huggingface.co/owner/repo, then log in: hf auth login" in refused.stderr
-
-
-def test_nobody_there(hub: Hub, tmp_path: Path) -> None:
-    hub.shutdown()
-    hub.server_close()
-    failed = fetch(hub, tmp_path)
-    assert (
-        failed.returncode == 2
-        and "cannot fetch hf:owner/repo/m-Q8_0.gguf: Hugging Face cannot be reached" in failed.stderr
-    )
-    assert "Traceback" not in failed.stderr

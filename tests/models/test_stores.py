@@ -216,6 +216,18 @@ class TestFetching:
             resolve("hf:owner/repo/m.gguf")
         assert "https://huggingface.co/owner/repo" in caught.value.hint
 
+    def test_a_network_that_is_not_there(self, online: Callable[..., FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
+        """huggingface_hub then says that the file is not in the cache, by a kind of "no such file"."""
+        fake = online("m.gguf")
+
+        def refuse(*_: object) -> str:
+            raise fake.error("LocalEntryNotFoundError")
+
+        monkeypatch.setattr(hub, "hf_hub_download", refuse)
+        with pytest.raises(ModelFileError, match="Hugging Face cannot be reached") as caught:
+            resolve("hf:owner/repo/m.gguf")
+        assert "goes on from there" in caught.value.hint
+
     def test_a_line_that_breaks(self, online: Callable[..., FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
         online("m.gguf")
 

@@ -23,7 +23,7 @@ def show(name: str, as_json: bool) -> None:
     for role, path in family.found().items():
         first, *others = family.members[role]
         click.echo(f"\n  {role}: {'not here' if path is None else path}")
-        if path is None or str(path) != first:
+        if path is None or others or str(path) != first.removeprefix("lora:"):
             click.echo("\n".join(f"    {reference}" for reference in (first, *others)))
     for title, text in (("Why they share a vocabulary", family.vocabulary), ("How this was checked", family.checked)):
         if text:
