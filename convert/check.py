@@ -36,15 +36,20 @@ TEXTS = (
 
 
 def require_computing(path: Path, *, untuned: Path | None = None) -> None:
-    """Load a model, or an adapter on `untuned`, and decode some tokens. Raises LoadError."""
-    with closing(Model(untuned or path, gpu_layers=0)) as model:
-        ids = [min(index, model.n_vocab - 1) for index in range(8)]
-        for row in logits(model, ids, adapter=path if untuned else None):
-            if not np.isfinite(row).all():
-                raise LoadError(
-                    f"{path.name}: llama.cpp computes logits that are no numbers",
-                    hint="the weights are damaged, or beyond the range of F16: pass --dtype bf16 or --dtype f32",
-                )
+    """Load a model that was written, or an adapter on `untuned`, and decode some tokens. Raises LoadError."""
+    try:
+        with closing(Model(untuned or path, gpu_layers=0)) as model:
+            ids = [min(index, model.n_vocab - 1) for index in range(8)]
+            finite = all(np.isfinite(row).all() for row in logits(model, ids, adapter=path if untuned else None))
+    except LoadError as error:
+        # The name it was written under is gone by the time this is read.
+        message = error.message.replace(f"{path}: ", "").replace(path.name, "what was made")
+        raise LoadError(f"what was made is not kept: {message}", hint=error.hint) from None
+    if not finite:
+        raise LoadError(
+            "what was made is not kept: llama.cpp computes logits from it that are no numbers",
+            hint="the weights are damaged, or beyond the range of F16: pass --dtype bf16 or --dtype f32",
+        )
 
 
 def logits(

@@ -22,7 +22,8 @@ def write_special(writer: gguf.GGUFWriter, folder: Path, config: Mapping[str, An
     ids: dict[str, int] = {}
     for role, key in ROLES.items():
         token = named.get(key)
-        index = place.get(str(token.get("content") if isinstance(token, dict) else token))
+        text = token.get("content") if isinstance(token, dict) else token
+        index = place.get(text) if isinstance(text, str) else None
         listed = _ids(config.get(f"{key}_id"), len(vocabulary.tokens))
         if index is None and listed:
             index = listed[0]

@@ -62,6 +62,8 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
     """The tokens of a checkpoint whose embedding has `rows` rows. Raises ModelFileError."""
     if (folder / "tokenizer.json").exists():
         vocabulary = _from_json(read_json(folder / "tokenizer.json", hint=FETCH_AGAIN))
+        if vocabulary.model == "llama" and (folder / "tokenizer.model").exists():
+            _take_scores(vocabulary, folder)
     elif (folder / "tokenizer.model").exists():
         vocabulary = _from_pieces(folder)
     else:
@@ -147,6 +149,17 @@ def _scores(tokens: list[str], types: list[int], merges: Iterable[list[str]]) ->
     for place, index in enumerate(sorted(text, key=lambda index: (rank.get(tokens[index], len(rank) + index), index))):
         scores[index] = -float(place)
     return scores
+
+
+def _take_scores(vocabulary: Vocabulary, folder: Path) -> None:
+    """Scores of a tokenizer.model beside a tokenizer.json: in the same order, and the numbers that other files have."""
+    try:
+        original = _from_pieces(folder)
+    except ModelFileError:  # sentencepiece is not there, or the file is of another format
+        return
+    for index, text in enumerate(original.tokens[: len(vocabulary.tokens)]):
+        if text == vocabulary.tokens[index]:
+            vocabulary.scores[index] = original.scores[index]
 
 
 def _from_pieces(folder: Path) -> Vocabulary:

@@ -23,7 +23,7 @@ pytest.importorskip("transformers")
 
 from eft_gguf.convert import writing
 from eft_gguf.convert.hf import convert_checkpoint
-from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.errors import LoadError, ModelFileError, OptionError
 from tests.convert.tiny_checkpoints import write_checkpoint
 
 INDEX = "model.safetensors.index.json"
@@ -153,6 +153,21 @@ def test_bad_checkpoints(folder: Path, tmp_path: Path, damage: Any, message: str
     assert hint in error.value.hint
     assert left_behind(tmp_path) == []
     assert fingerprint(folder) == before
+
+
+def test_what_llama_cpp_cannot_use_is_not_kept(folder: Path, tmp_path: Path) -> None:
+    """Weights that are no numbers, and a width that is not that of the tensors."""
+    path = sorted(folder.glob("model-*.safetensors"))[0]
+    data = bytearray(path.read_bytes())
+    data[-4096:] = b"\xff" * 4096
+    path.write_bytes(data)
+    with pytest.raises(LoadError, match="no numbers"):
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+    change(folder / "config.json", lambda entry: entry.update(intermediate_size=96))
+    with pytest.raises(LoadError, match=r"what was made is not kept: llama\.cpp could not load") as error:
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+    assert ".part" not in error.value.message
+    assert left_behind(tmp_path) == []
 
 
 def test_an_output_is_replaced_only_when_forced(folder: Path, tmp_path: Path) -> None:

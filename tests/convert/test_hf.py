@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+sentencepiece = pytest.importorskip("sentencepiece")
 
 from eft_gguf.convert.check import TEXTS, logits  # noqa: E402
 from eft_gguf.convert.hf import Converted, convert_checkpoint  # noqa: E402
+from eft_gguf.convert.vocabulary import read_vocabulary  # noqa: E402
 from eft_gguf.engine.llama import Model  # noqa: E402
 from eft_gguf.models.metadata import read_metadata  # noqa: E402
 from tests.convert.tiny_checkpoints import ROOM, SERIES, write_checkpoint  # noqa: E402
@@ -79,3 +82,32 @@ def test_roles_and_template_come_along(made: Made) -> None:
         for index in made.series.settings.get("eos_token_id", []):
             assert model.is_end(index)
     assert made.result.tensors == len(metadata.tensors)
+
+
+def test_a_role_that_is_not_named_is_no_token_of_that_text(tmp_path: Path) -> None:
+    """Real vocabularies have the word None, and tokenizer_config.json may lack a role, or have null for it."""
+    write_checkpoint(tmp_path / "checkpoint", "Qwen3")
+    path = tmp_path / "checkpoint" / "tokenizer.json"
+    entry = json.loads(path.read_text())
+    entry["model"]["vocab"]["None"] = max(entry["model"]["vocab"].values()) + 1
+    path.write_text(json.dumps(entry))
+    convert_checkpoint(tmp_path / "checkpoint", tmp_path / "model.gguf")
+    vocabulary = read_metadata(tmp_path / "model.gguf").vocabulary
+    assert vocabulary is not None
+    assert {role: vocabulary.special_text(role) for role in vocabulary.special} == {
+        "eos": "<|im_end|>",
+        "padding": "<|endoftext|>",
+    }
+
+
+def test_scores_of_a_tokenizer_model_are_kept(tmp_path: Path) -> None:
+    """tokenizer.json has the order of merges only; the numbers are those that files of other converters have."""
+    write_checkpoint(tmp_path / "checkpoint", "Llama")
+    pieces = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "checkpoint" / "tokenizer.model"))
+    vocab = {pieces.id_to_piece(index): index for index in range(pieces.vocab_size())}
+    special = [{"id": index, "content": text, "special": True} for index, text in enumerate(("<unk>", "<s>", "</s>"))]
+    model = {"type": "BPE", "byte_fallback": True, "unk_token": "<unk>", "vocab": vocab, "merges": []}
+    entry = {"version": "1.0", "added_tokens": special, "model": model}
+    (tmp_path / "checkpoint" / "tokenizer.json").write_text(json.dumps(entry))
+    vocabulary = read_vocabulary(tmp_path / "checkpoint", ROOM)
+    assert vocabulary.scores[300:400] == pytest.approx([pieces.get_score(index) for index in range(300, 400)])
