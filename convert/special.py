@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import gguf
 from .checkpoint import FETCH_AGAIN, read_json
 from .vocabulary import Vocabulary, tokenizer_entry
 
+TURN = re.compile(r"im_end|eot|EOT|end_of_turn|\|end\|")
+KNOWN_END = re.compile(rf"{TURN.pattern}|endoftext|end_of_text|eom_id|^</s>$|^<eos>$")
 ROLES = {"bos": "bos_token", "eos": "eos_token", "unk": "unk_token", "pad": "pad_token"}
 
 
@@ -33,9 +36,11 @@ def write_special(writer: gguf.GGUFWriter, folder: Path, config: Mapping[str, An
     if "eos" not in ids and ends:
         ids["eos"] = ends[0]
     others = [index for index in ends if index != ids.get("eos")]
-    if others:
-        # llama.cpp finds most of them by their texts; a role makes sure of the first.
-        ids["eot"] = others[0]
+    turns = [index for index in others if TURN.search(vocabulary.tokens[index])]
+    # llama.cpp knows the usual ends by their texts. Another one needs a role.
+    unusual = [index for index in others if not KNOWN_END.search(vocabulary.tokens[index])]
+    if turns or unusual:
+        ids["eot"] = (turns or unusual)[0]
     for role, index in ids.items():
         getattr(writer, f"add_{role}_token_id")(index)
     front, end = added(folder, vocabulary)

@@ -81,6 +81,8 @@ def test_roles_and_template_come_along(made: Made) -> None:
     with closing(Model(made.path, vocab_only=True)) as model:
         for index in made.series.settings.get("eos_token_id", []):
             assert model.is_end(index)
+    eot = {"Gemma 3": "<end_of_turn>"}.get(made.name, "")  # Llama 3's is its end, and known by its text
+    assert vocabulary.special_text("eot") == eot
     assert made.result.tensors == len(metadata.tensors)
 
 

@@ -237,7 +237,7 @@ SERIES = {
     ),
     "Falcon 7B": Series(
         "Falcon",
-        {"multi_query": True, "new_decoder_architecture": False, "ffn_hidden_size": 96},
+        {"multi_query": True, "new_decoder_architecture": False, "ffn_hidden_size": 96, "eos_token_id": 2},
         falcon,
         {"eos_token": "<|endoftext|>"},
         "falcon",
@@ -246,7 +246,13 @@ SERIES = {
     ),
     "Falcon 40B": Series(
         "Falcon",
-        {"multi_query": True, "new_decoder_architecture": True, "num_kv_heads": 2, "ffn_hidden_size": 96},
+        {
+            "multi_query": True,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "ffn_hidden_size": 96,
+            "eos_token_id": 2,
+        },
         falcon,
         {"eos_token": "<|endoftext|>"},
         "falcon",
