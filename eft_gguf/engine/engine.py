@@ -14,7 +14,7 @@ from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampler import Draft
-from eft_gguf.engine.schedule import Drafts, Plan, schedule
+from eft_gguf.engine.schedule import NO_DRAFTS, Plan, schedule
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.engine.slots import Slot, Slots
 from eft_gguf.engine.speculation import Speculation
@@ -22,8 +22,6 @@ from eft_gguf.errors import ContextError, EFTError, QueueFullError
 
 QUEUE = 64
 """How many sequences may wait for a slot."""
-
-NO_DRAFTS = Drafts()
 
 
 class Engine:
@@ -301,8 +299,8 @@ class Engine:
             drafts, members = plan.drafts.get(sequence.slot, NO_DRAFTS), sequence.members
             count = len(drafts.tokens) + 1
             own = [
-                [*drafts.rows, next(rows[member])] if member == drafts.drafter else list(islice(rows[member], count))
-                for member in members
+                [*known, *islice(rows[member], count - len(known))]
+                for member, known in ((member, drafts.rows if member == drafts.drafter else []) for member in members)
             ]
             try:
                 for draft, *at_place in zip([*drafts.tokens, None], *own, strict=True):
@@ -337,9 +335,9 @@ class Engine:
         if proposed is None:
             token = sequence.sampler.sample(used, factors)
         else:
+            assert self._speculation is not None
             token, overlap = sequence.sampler.check(proposed, used, factors)
-            by_lookup = looked_up and draft is not None
-            (sequence.lookup_acceptance if by_lookup else sequence.acceptance).see(overlap)
+            self._speculation.see(sequence, proposed, overlap, looked_up=looked_up and draft is not None)
         if draft is not None:
             sequence.count_check(token == draft.token)
         if sequence.sampler.logprobs is not None:

@@ -6,6 +6,7 @@ accepted by probabilities, not by a token. A random number goes by seed, positio
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.compiled import drawing_kernels, kernels
+from eft_gguf.blend.compiled import drawing_kernels, kernels, log_mass
 from eft_gguf.blend.equation import log_softmax
 from eft_gguf.engine.chain import Grammar, SamplerChain
 from eft_gguf.engine.llama import Model
@@ -40,16 +41,20 @@ class Alternatives:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A token proposed before the blend is known, and what it was drawn from: `ids`, each with its probability."""
+    """A token proposed before the blend is known, and what it was drawn from: `ids`, each with its probability.
+
+    sureness: how sure whoever proposes it is of what comes: the largest probability that it gives to any token.
+    """
 
     token: int
     ids: NDArray[np.int32]
     probabilities: NDArray[np.float32]
+    sureness: float = 1.0
 
     @classmethod
-    def certain(cls, token: int) -> Draft:
+    def certain(cls, token: int, sureness: float = 1.0) -> Draft:
         """A token that nothing else could have come in place of."""
-        return cls(token, np.array([token], np.int32), np.ones(1, np.float32))
+        return cls(token, np.array([token], np.int32), np.ones(1, np.float32), sureness)
 
 
 class Sampler:
@@ -78,6 +83,11 @@ class Sampler:
         self._drawn = 0
         self._room: _Room | None = None
         self.unfiltered: tuple[kernels.Rows, NDArray[np.float64]] | None = None
+
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is taken each time."""
+        return self._greedy
 
     def sample(self, rows: kernels.Rows, factors: NDArray[np.float64]) -> int:
         """The next token from the blend of `rows`, each of shape (n_vocab,) or longer, weighted by `factors`."""
@@ -114,7 +124,8 @@ class Sampler:
         itself (XTC) or must be told each token (grammar): any distribution that a draft comes from is made good for.
         """
         if self._greedy:
-            return Draft.certain(int(kernels.blend_argmax((row,), _ALONE, self._n_vocab)))
+            token = int(kernels.blend_argmax((row,), _ALONE, self._n_vocab))
+            return Draft.certain(token, math.exp(row[token] - log_mass(row[: self._n_vocab])))
         if self._draft_chain is None:
             self._draft_chain = SamplerChain()
             _add_truncation(self._draft_chain, self._sampling)
@@ -125,7 +136,7 @@ class Sampler:
             kernels.blend_candidates((row,), _ALONE, candidates)
         ids, probabilities = self._distribution(self._draft_chain.keep(candidates))
         place = drawing_kernels.draw(probabilities, uniform(self.seed, self._drawn + ahead, Purpose.DRAFT))
-        return Draft(int(ids[place]), ids.copy(), probabilities.copy())
+        return Draft(int(ids[place]), ids.copy(), probabilities.copy(), float(probabilities.max(initial=0.0)))
 
     def alternatives(self, rows: kernels.Rows, factors: NDArray[np.float64], token: int) -> Alternatives:
         """Log-probabilities of `token` and of the `logprobs` most likely tokens, likeliest first."""

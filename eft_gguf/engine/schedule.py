@@ -20,16 +20,26 @@ WORTH_WAITING = 16
 """Tokens that an earlier prompt is to read as well, from which on a prompt waits for them to be copied."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Drafts:
     """Tokens proposed for a sequence, one after the other.
 
-    drafter: the member that they come from, None where they were looked up.  rows: copies of its logits before each.
+    drafter: the member that they come from, None where they were looked up.  rows: copies of its logits before each,
+    and after the last where it has read that one already.  next: a draft after the last that was not worth a decode.
     """
 
     drafter: int | None = None
     tokens: list[Draft] = field(default_factory=list)
     rows: list[NDArray[np.float32]] = field(default_factory=list)
+    next: Draft | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the drafter has given its logits after the last of them, too."""
+        return len(self.rows) > len(self.tokens)
+
+
+NO_DRAFTS = Drafts()
 
 
 @dataclass(slots=True)

@@ -12,17 +12,18 @@ and near ties, since llama.cpp's logits depend on the size of a batch). And its 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Filter, members_needed
+from eft_gguf.engine.confidence import Confidence
 from eft_gguf.engine.draft_length import LIMIT, Acceptance, Costs, Prospect, best_length, round_seconds
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampler import Draft
-from eft_gguf.engine.schedule import Drafts, Plan
+from eft_gguf.engine.schedule import NO_DRAFTS, Drafts, Plan
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.engine.slots import Slot, Slots
 from eft_gguf.errors import OptionError
@@ -50,15 +51,45 @@ def checked_setting(value: str | int) -> str | int:
 
 
 @dataclass(slots=True)
+class _Way:
+    """How sequences of one kind (a blend, greedy or drawn) are drafted on, and what was learnt from them.
+
+    drafter: None where no model drafts.  obstacle: what stands in the way, if anything does.
+    """
+
+    drafter: int | None
+    looks_up: bool
+    obstacle: str
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    confidence: Confidence = field(default_factory=Confidence)
+
+
+@dataclass(slots=True)
 class _Chance:
-    """A sequence that can be drafted on in this step, how, and what was looked up for it."""
+    """A sequence that can be drafted on in this step: how, what was looked up, and its last token, then its drafts'."""
 
     slot: Slot
     sequence: Sequence
+    way: _Way
     prospect: Prospect
     looked_up: list[int]
     token: int
-    """The last one known: the sequence's, then its drafts'."""
+    taken: float = 1.0
+    """How likely all drafts so far are to be taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What a step's sequences can expect of drafts of one length for all.
+
+    length: the best.  rate: tokens a second at that.  seconds: of a round, by length.  hopeful: whether any would pay
+    if all were taken.
+    """
+
+    length: int
+    rate: float
+    seconds: NDArray[np.float64]
+    hopeful: bool
 
 
 class Speculation:
@@ -78,8 +109,8 @@ class Speculation:
         self._ensemble = ensemble
         self._rolls_back = tuple(rolls_back)
         self._rows: list[NDArray[np.float32]] = []
-        self._ways: dict[object, tuple[int | None, bool, str]] = {}
-        self._chosen: dict[object, tuple[int, float, float]] = {}
+        self._ways: dict[object, _Way] = {}
+        self._choices: dict[object, _Choice] = {}
 
     def as_dict(self, factors: Seq[float]) -> dict[str, Any]:
         """The setting, what is in its way, and the measured costs in milliseconds; `pays` in a blend of `factors`."""
@@ -108,23 +139,45 @@ class Speculation:
 
     def drafter(self, sequence: Sequence) -> int | None:
         """The member that drafts for a sequence; None where none does."""
-        return self._way(sequence)[0]
+        return self._way(sequence).drafter
 
     def draft(self, plan: Plan, slots: Slots) -> dict[str, float]:
         """Draft for the sequences of a plan as far as it pays, and put the drafts into it. The seconds, by member."""
         seconds: dict[str, float] = {}
+        plan.plain_steps = 0.0 if self.costs is None else 1.0
         chances = self._chances(plan, slots)
-        length, plan.plain_steps = self._length(plan, chances)
-        if length > 0:
-            self._look_up(plan, chances, length)
-            self._decode_ahead(plan, chances, length, seconds)
-            _extend(plan)
+        most = self._most(plan, chances)
+        if most < 1:
+            return seconds
+        choice = self._choice([chance.prospect for chance in chances], most, _beside(plan, chances))
+        if choice is not None and not (choice.length or choice.hopeful):
+            return seconds
+        length = most if choice is None else choice.length
+        self._look_up(plan, chances, length)
+        self._decode_ahead(plan, chances, most, choice, seconds)
+        _extend(plan)
+        if choice is not None:
+            lengths = [
+                len(plan.drafts[chance.slot.index].tokens) for chance in chances if chance.slot.index in plan.drafts
+            ]
+            mean = sum(lengths) / len(chances)
+            plan.plain_steps = float(np.interp(mean, np.arange(most + 1), choice.seconds) / choice.seconds[0])
         return seconds
 
     def at_hand(self, sequence: Sequence, members: Seq[int], rows: Seq[NDArray[np.float32]]) -> Draft | None:
         """A draft of the next token, from the drafter's own row among those of `members`; None without a drafter."""
         drafter = self.drafter(sequence)
         return None if drafter is None else sequence.sampler.draft(rows[members.index(drafter)], 0)
+
+    def see(self, sequence: Sequence, draft: Draft, overlap: float, *, looked_up: bool) -> None:
+        """Learn that a draft was taken with this probability."""
+        if looked_up:
+            sequence.lookup_acceptance.see(overlap)
+            return
+        way = self._way(sequence)
+        sequence.acceptance.see(overlap)
+        way.acceptance.see(overlap)
+        way.confidence.see(draft.sureness, overlap)
 
     # ---- what may be drafted, and how much
 
@@ -134,125 +187,123 @@ class Speculation:
         chances = []
         for sequence in plan.ready:
             assert sequence.slot is not None
-            drafter, may_look_up, _ = self._way(sequence)
-            if sequence.slot in reading or (drafter is None and not may_look_up):
-                continue
+            way = self._way(sequence)
             most = min(LIMIT, self._ensemble.ctx - sequence.length - 1)
             if sequence.max_tokens is not None:
                 most = min(most, sequence.max_tokens - len(sequence.generated) - 1)
+            if sequence.slot in reading or most < 1 or way.obstacle:
+                continue
             ids = sequence.ids[self._ensemble.tuned[0]]
-            looked_up = self._looked_up(sequence, ids, most) if may_look_up and most > 0 else []
-            prospects = []
-            members = tuple(sequence.members)
-            if drafter is not None:
-                prospects.append(Prospect(members, drafter, most, sequence.acceptance))
+            looked_up = _looked_up(sequence, ids, most) if way.looks_up else []
+            prospects, members = [], tuple(sequence.members)
+            if way.drafter is not None:
+                prospects.append(Prospect(members, way.drafter, most, sequence.acceptance))
             if looked_up:
                 prospects.append(Prospect(members, None, most, sequence.lookup_acceptance))
-            if most > 0 and prospects:
-                slot = slots[sequence.slot]
-                chances.append(_Chance(slot, sequence, self._better(prospects), looked_up, ids[-1]))
+            if prospects:
+                prospect = self._better(prospects)
+                chances.append(_Chance(slots[sequence.slot], sequence, way, prospect, looked_up, ids[-1]))
         return chances
 
-    @staticmethod
-    def _looked_up(sequence: Sequence, ids: list[int], most: int) -> list[int]:
-        """What may follow by the text itself. Whether it was right counts, also where it was not tried."""
-        if sequence.foreseen is not None:
-            place, token = sequence.foreseen
-            sequence.lookup_acceptance.see(float(ids[place] == token))
-        found = sequence.lookup.continuation(ids, most)
-        sequence.foreseen = (len(ids), found[0]) if found else None
-        return found
+    def _way(self, sequence: Sequence) -> _Way:
+        key = sequence.factors, sequence.filter, sequence.sampler.greedy
+        way = self._ways.get(key)
+        if way is None:
+            if len(self._ways) >= MOST_REMEMBERED:
+                self._ways.clear()
+            way = self._ways[key] = self._find_way(sequence)
+        if not sequence.generated and not sequence.timings.rounds:
+            # What was learnt of replies of this kind is where the next begins.
+            sequence.acceptance.rate = way.acceptance.rate
+        sequence.timings.not_drafted = way.obstacle
+        return way
 
-    def _way(self, sequence: Sequence) -> tuple[int | None, bool, str]:
-        """(who drafts, whether drafts may be looked up, what stands in the way if anything does)."""
-        key = sequence.factors, sequence.filter
-        if key not in self._ways:
-            self._ways[key] = self._find_way(sequence)
-        sequence.timings.not_drafted = self._ways[key][2]
-        return self._ways[key]
-
-    def _find_way(self, sequence: Sequence) -> tuple[int | None, bool, str]:
+    def _find_way(self, sequence: Sequence) -> _Way:
         members = sequence.members
         stuck = [self._ensemble.names[member] for member in members if not self._rolls_back[member]]
         if stuck:
-            return None, False, f"{' and '.join(stuck)} cannot roll back"
+            return _Way(None, False, f"{' and '.join(stuck)} cannot roll back")
         factors = sequence.factors
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         drafter = max(tuned, key=lambda member: factors[member], default=None)
         # Alone in its blend it would draft what it says: that is decoding token by token.
         if drafter is not None and (len(members) == 1 or not self.pays(members, drafter)):
             drafter = None
-        may_look_up = self.pays(members, None)
-        return drafter, may_look_up, "" if may_look_up or drafter is not None else "drafts would not pay"
+        looks_up = self.pays(members, None)
+        return _Way(drafter, looks_up, "" if looks_up or drafter is not None else "drafts would not pay")
 
     def _better(self, prospects: list[Prospect]) -> Prospect:
         """Of two ways to draft for a sequence the one that promises more."""
         if len(prospects) == 1:
             return prospects[0]
         by_model, by_lookup = prospects
-        if self.costs is None:
+        choices = [self._choice([prospect], prospect.most, ()) for prospect in prospects]
+        if choices[0] is None or choices[1] is None:
             return by_lookup if by_lookup.acceptance.rate >= by_model.acceptance.rate else by_model
-        return max(prospects, key=lambda prospect: self._choice([prospect], prospect.most, ())[1])
+        return by_lookup if choices[1].rate > choices[0].rate else by_model
 
-    def _length(self, plan: Plan, chances: list[_Chance]) -> tuple[int, float]:
-        """(drafts for each, seconds as a multiple of those without); no more than a batch has room for."""
-        plain = 0.0 if self.costs is None else 1.0
+    def _most(self, plan: Plan, chances: list[_Chance]) -> int:
+        """Drafts that each may have: no more than llama.cpp has room for in a batch and for logits."""
         if not chances:
-            return 0, plain
-        used = [sum(len(part.tokens) for part in parts) for parts in plan.parts]
-        room = min(self._ensemble.batch - max(used), self._ensemble.outputs - len(plan.ready))
-        most = min(LIMIT, room // len(chances), max(chance.prospect.most for chance in chances))
-        if most < 1:
-            return 0, plain
-        prospects = [chance.prospect for chance in chances]
-        beside = tuple(
-            count - sum(member in prospect.members for prospect in prospects) for member, count in enumerate(used)
-        )
-        if self.costs is None:
-            assert self.length is not None
-            return min(self.length, most), plain
-        length, _, seconds = self._choice(prospects, most, beside)
-        return length, seconds
+            return 0
+        used = max(sum(len(part.tokens) for part in parts) for parts in plan.parts)
+        room = min(self._ensemble.batch - used, self._ensemble.outputs - len(plan.ready))
+        longest = max(chance.prospect.most for chance in chances)
+        return min(LIMIT if self.length is None else self.length, room // len(chances), longest)
 
-    def _choice(self, prospects: list[Prospect], most: int, beside: tuple[int, ...]) -> tuple[int, float, float]:
-        """(drafts a sequence, tokens a second, seconds of a round as a share of one without drafts)."""
+    def _choice(self, prospects: list[Prospect], most: int, beside: tuple[int, ...]) -> _Choice | None:
+        """What these can expect; None without costs."""
+        if self.costs is None:
+            return None
         rates = [round(prospect.acceptance.rate * STEPS_OF_ACCEPTANCE) for prospect in prospects]
         ways = [(prospect.members, prospect.drafter, prospect.most) for prospect in prospects]
         key = (*rates, *ways, most, beside)
-        if key not in self._chosen:
-            assert self.costs is not None
-            if len(self._chosen) >= MOST_REMEMBERED:
-                self._chosen.clear()
-            told_apart = [
+        found = self._choices.get(key)
+        if found is None:
+            if len(self._choices) >= MOST_REMEMBERED:
+                self._choices.clear()
+            known = [
                 Prospect(*way, Acceptance(rate / STEPS_OF_ACCEPTANCE)) for way, rate in zip(ways, rates, strict=True)
             ]
-            length, rate = best_length(told_apart, self.costs, most, beside)
-            seconds = round_seconds(told_apart, self.costs, most, beside)
-            self._chosen[key] = length, rate, float(seconds[length] / seconds[0])
-        return self._chosen[key]
+            length, rate = best_length(known, self.costs, most, beside)
+            best_case = [Prospect(*way, Acceptance(1.0)) for way in ways]
+            found = _Choice(
+                length,
+                rate,
+                round_seconds(known, self.costs, most, beside),
+                best_length(best_case, self.costs, most, beside)[0] > 0,
+            )
+            self._choices[key] = found
+        return found
 
     # ---- drafting
 
     def _look_up(self, plan: Plan, chances: list[_Chance], length: int) -> None:
         for chance in chances:
-            if chance.prospect.drafter is None:
-                tokens = chance.looked_up[: min(length, chance.prospect.most)]
+            tokens = chance.looked_up[: min(length, chance.prospect.most)]
+            if chance.prospect.drafter is None and tokens:
                 ends = [at for at, token in enumerate(tokens, 1) if token in self._ensemble.end_tokens]
                 drafts = [Draft.certain(token) for token in tokens[: min(ends, default=len(tokens))]]
                 plan.drafts[chance.slot.index] = Drafts(None, drafts)
                 chance.sequence.foreseen = None
 
-    def _decode_ahead(self, plan: Plan, chances: list[_Chance], length: int, seconds: dict[str, float]) -> None:
-        """Let drafters draft, all sequences of a drafter in one batch for each place."""
+    def _decode_ahead(
+        self, plan: Plan, chances: list[_Chance], most: int, choice: _Choice | None, seconds: dict[str, float]
+    ) -> None:
+        """Let drafters draft, all sequences of a drafter in one batch for each place, as long as the next is worth it.
+
+        Their last tokens they have to decode in any case: whether to draft at all is decided after that.
+        """
         drafting = [chance for chance in chances if chance.prospect.drafter is not None]
         for chance in drafting:
             plan.drafts[chance.slot.index] = Drafts(chance.prospect.drafter)
-        end_tokens, taken = self._ensemble.end_tokens, 0
-        for ahead in range(length):
+        copies = 0
+        while drafting:
             by_drafter: dict[int, list[_Chance]] = {}
             for chance in drafting:
-                if chance.prospect.drafter is not None and ahead < chance.prospect.most:
-                    by_drafter.setdefault(chance.prospect.drafter, []).append(chance)
+                assert chance.prospect.drafter is not None
+                by_drafter.setdefault(chance.prospect.drafter, []).append(chance)
+            drafting = []
             for member, own in by_drafter.items():
                 parts = [Part(each.slot.index, len(each.slot.cached[member]), [each.token], 1) for each in own]
                 name = self._ensemble.names[member]
@@ -260,21 +311,33 @@ class Speculation:
                 for each in own:
                     each.slot.cached[member].append(each.token)
                 for each, row in zip(own, self._ensemble.rows(member), strict=True):
-                    drafts = plan.drafts[each.slot.index]
-                    drafts.rows.append(self._copy(row, taken))
-                    taken += 1
-                    try:
-                        drafts.tokens.append(each.sequence.sampler.draft(drafts.rows[-1], ahead))
-                        each.token = drafts.tokens[-1].token
-                    except Exception as error:
-                        each.sequence.error, each.sequence.finish_reason = error, "error"
-                        plan.drop(each.sequence)
-            drafting = [
-                each
-                for own in by_drafter.values()
-                for each in own
-                if each.token not in end_tokens and each.sequence.finish_reason is None
-            ]
+                    rows = plan.drafts[each.slot.index].rows
+                    rows.append(self._copy(row, copies))
+                    copies += 1
+                    if self._goes_on(plan, each, min(most, each.prospect.most), choice, len(chances)):
+                        drafting.append(each)
+
+    def _goes_on(self, plan: Plan, chance: _Chance, most: int, choice: _Choice | None, sharing: int) -> bool:
+        """Draft one token from the drafter's last row, if that is worth it; whether the drafter is to decode it."""
+        drafts = plan.drafts[chance.slot.index]
+        made = len(drafts.tokens)
+        try:
+            draft = chance.sequence.sampler.draft(drafts.rows[-1], made)
+        except Exception as error:
+            chance.sequence.error, chance.sequence.finish_reason = error, "error"
+            plan.drop(chance.sequence)
+            return False
+        if choice is not None:
+            taken = chance.taken * chance.way.confidence.expected(draft.sureness)
+            # The next one as likely as this sort is, those after it as drafts of this reply usually are.
+            usual = np.power(chance.sequence.acceptance.rate, np.arange(most - made))
+            more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / sharing
+            if not (taken * np.cumsum(usual) > choice.rate * more).any():
+                return False
+            chance.taken = taken
+        drafts.tokens.append(draft)
+        chance.token = draft.token
+        return made + 1 < most and draft.token not in self._ensemble.end_tokens
 
     def _copy(self, row: NDArray[np.float32], number: int) -> NDArray[np.float32]:
         """A copy of a row in an array that is used again in the next round."""
@@ -284,15 +347,33 @@ class Speculation:
         return self._rows[number]
 
 
+def _looked_up(sequence: Sequence, ids: list[int], most: int) -> list[int]:
+    """What may follow by the text itself. Whether it was right counts, also where it was not tried."""
+    if sequence.foreseen is not None and sequence.foreseen[0] < len(ids):
+        place, token = sequence.foreseen
+        sequence.lookup_acceptance.see(float(ids[place] == token))
+    found = sequence.lookup.continuation(ids, most)
+    sequence.foreseen = (len(ids), found[0]) if found else None
+    return found
+
+
+def _beside(plan: Plan, chances: list[_Chance]) -> tuple[int, ...]:
+    """By member, the tokens of a plan that are not the last ones of those that may be drafted on."""
+    return tuple(
+        sum(len(part.tokens) for part in parts) - sum(member in chance.prospect.members for chance in chances)
+        for member, parts in enumerate(plan.parts)
+    )
+
+
 def _extend(plan: Plan) -> None:
-    """Have the drafts decoded with the tokens before them; on the drafter the last one alone is left."""
+    """Have the drafts decoded with the tokens before them; on the drafter the last one alone is left, or nothing."""
     for member, parts in enumerate(plan.parts):
-        for at, part in enumerate(parts):
-            drafts = plan.drafts.get(part.sequence)
-            if drafts is None:
-                continue
+        extended = []
+        for part in parts:
+            drafts = plan.drafts.get(part.sequence, NO_DRAFTS)
             tokens = [draft.token for draft in drafts.tokens]
-            if member == drafts.drafter:
-                parts[at] = Part(part.sequence, part.position + len(tokens), tokens[-1:], 1)
-            else:
-                parts[at] = Part(part.sequence, part.position, [*part.tokens, *tokens], len(tokens) + 1)
+            if member != drafts.drafter:
+                extended.append(Part(part.sequence, part.position, [*part.tokens, *tokens], len(tokens) + part.outputs))
+            elif not drafts.complete:
+                extended.append(Part(part.sequence, part.position + len(tokens), tokens[-1:], 1))
+        parts[:] = extended

@@ -1,0 +1,32 @@
+"""How often drafts are taken, by how sure the drafter was of them: known before the others have read them.
+
+What a small model is sure of, the large one mostly says too. The sureness is the largest probability in the
+distribution that a draft comes from, not that of the token which came: a choice by the token would bend the outcome.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+
+from eft_gguf.engine.draft_length import Acceptance
+
+EDGES = (0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
+"""Bounds of the classes of sureness."""
+
+PRIORS = (0.2, 0.4, 0.6, 0.78, 0.9, 0.97, 0.99)
+"""Where each begins: as often as the drafter thinks."""
+
+
+class Confidence:
+    """Acceptance by class of sureness, learnt from all replies of one kind."""
+
+    def __init__(self) -> None:
+        self._classes = [Acceptance(prior) for prior in PRIORS]
+
+    def expected(self, sureness: float) -> float:
+        """How likely a draft of this sureness is to be taken."""
+        return self._classes[bisect_right(EDGES, sureness)].rate
+
+    def see(self, sureness: float, overlap: float) -> None:
+        """A draft of this sureness was taken with this probability."""
+        self._classes[bisect_right(EDGES, sureness)].see(overlap)
