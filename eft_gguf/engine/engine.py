@@ -14,7 +14,7 @@ from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampler import Draft
-from eft_gguf.engine.schedule import NO_DRAFTS, Plan, schedule
+from eft_gguf.engine.schedule import NO_DRAFTS, Drafts, Plan, schedule
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.engine.slots import Slot, Slots
 from eft_gguf.engine.speculation import Speculation
@@ -304,7 +304,7 @@ class Engine:
             ]
             try:
                 for draft, *at_place in zip([*drafts.tokens, None], *own, strict=True):
-                    if not self._take(sequence, members, at_place, draft, looked_up=drafts.drafter is None):
+                    if not self._take(sequence, members, at_place, drafts, draft):
                         break
             except Exception as error:
                 # A grammar that leads nowhere, say: this reply ends, the others go on.
@@ -318,13 +318,12 @@ class Engine:
         sequence: Sequence,
         members: Seq[int],
         rows: Seq[NDArray[np.float32]],
+        drafts: Drafts,
         draft: Draft | None,
-        *,
-        looked_up: bool,
     ) -> bool:
         """Give a sequence one token; whether it is the one drafted ahead, so that the rows after it are of use."""
-        proposed = draft
-        if draft is None and self._speculation is not None:
+        proposed = draft or drafts.next
+        if proposed is None and self._speculation is not None:
             proposed = self._speculation.at_hand(sequence, members, rows)
         used, factors = self.drawn_from(rows, members, sequence.factors, sequence.filter)
         sequence.sampler.unfiltered = None
@@ -337,7 +336,7 @@ class Engine:
         else:
             assert self._speculation is not None
             token, overlap = sequence.sampler.check(proposed, used, factors)
-            self._speculation.see(sequence, proposed, overlap, looked_up=looked_up and draft is not None)
+            self._speculation.see(sequence, proposed, overlap, looked_up=drafts.drafter is None and draft is not None)
         if draft is not None:
             sequence.count_check(token == draft.token)
         if sequence.sampler.logprobs is not None:

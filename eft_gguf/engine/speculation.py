@@ -157,10 +157,7 @@ class Speculation:
         self._decode_ahead(plan, chances, most, choice, seconds)
         _extend(plan)
         if choice is not None:
-            lengths = [
-                len(plan.drafts[chance.slot.index].tokens) for chance in chances if chance.slot.index in plan.drafts
-            ]
-            mean = sum(lengths) / len(chances)
+            mean = sum(len(drafts.tokens) for drafts in plan.drafts.values()) / len(chances)
             plan.plain_steps = float(np.interp(mean, np.arange(most + 1), choice.seconds) / choice.seconds[0])
         return seconds
 
@@ -262,9 +259,8 @@ class Speculation:
         if found is None:
             if len(self._choices) >= MOST_REMEMBERED:
                 self._choices.clear()
-            known = [
-                Prospect(*way, Acceptance(rate / STEPS_OF_ACCEPTANCE)) for way, rate in zip(ways, rates, strict=True)
-            ]
+            told_apart = [Acceptance(rate / STEPS_OF_ACCEPTANCE) for rate in rates]
+            known = [Prospect(*way, acceptance) for way, acceptance in zip(ways, told_apart, strict=True)]
             length, rate = best_length(known, self.costs, most, beside)
             best_case = [Prospect(*way, Acceptance(1.0)) for way in ways]
             found = _Choice(
@@ -333,6 +329,7 @@ class Speculation:
             usual = np.power(chance.sequence.acceptance.rate, np.arange(most - made))
             more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / sharing
             if not (taken * np.cumsum(usual) > choice.rate * more).any():
+                drafts.next = draft
                 return False
             chance.taken = taken
         drafts.tokens.append(draft)
