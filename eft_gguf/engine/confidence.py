@@ -7,6 +7,7 @@ distribution that a draft comes from, not that of the token which came: a choice
 from __future__ import annotations
 
 from bisect import bisect_right
+from dataclasses import dataclass
 
 from eft_gguf.engine.draft_length import Acceptance
 
@@ -15,6 +16,34 @@ EDGES = (0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
 
 PRIORS = (0.2, 0.4, 0.6, 0.78, 0.9, 0.97, 0.99)
 """Where each begins: as often as the drafter thinks."""
+
+BEGINNING, OVER = 5.0, 200.0
+"""Steps without drafts: how many the gain of 1 counts for at first, and how many the average is over."""
+
+
+@dataclass(slots=True)
+class Gain:
+    """Tokens for the cost of a step without drafts, over the last `OVER` such steps; 1 without drafts.
+
+    What a draft costs could bring so many tokens elsewhere: by that measure it must be worth it (it is the rule that
+    makes a ratio of sums as large as can be, after Dinkelbach 1967).
+    """
+
+    tokens: float = BEGINNING
+    steps: float = BEGINNING
+
+    @property
+    def rate(self) -> float:
+        """At least 1: that is to be had at any time."""
+        return max(1.0, self.tokens / self.steps)
+
+    def see(self, tokens: int, steps: float) -> None:
+        """A round brought so many tokens, and cost so many steps."""
+        self.tokens += tokens
+        self.steps += steps
+        if self.steps > OVER:
+            self.tokens *= OVER / self.steps
+            self.steps = OVER
 
 
 class Confidence:

@@ -302,6 +302,7 @@ class Engine:
                 [*known, *islice(rows[member], count - len(known))]
                 for member, known in ((member, drafts.rows if member == drafts.drafter else []) for member in members)
             ]
+            before = len(sequence.generated)
             try:
                 for draft, *at_place in zip([*drafts.tokens, None], *own, strict=True):
                     if not self._take(sequence, members, at_place, drafts, draft):
@@ -312,6 +313,8 @@ class Engine:
             if drafts.tokens:
                 self._slots.trim(self._slots[sequence.slot])
             sequence.count_round(len(drafts.tokens), plan.plain_steps)
+            if self._speculation is not None:
+                self._speculation.see_round(sequence, len(sequence.generated) - before, plan.plain_steps)
 
     def _take(
         self,

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Filter, members_needed
-from eft_gguf.engine.confidence import Confidence
+from eft_gguf.engine.confidence import Confidence, Gain
 from eft_gguf.engine.draft_length import LIMIT, Acceptance, Costs, Prospect, best_length, round_seconds
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampler import Draft
@@ -62,6 +62,7 @@ class _Way:
     obstacle: str
     acceptance: Acceptance = field(default_factory=Acceptance)
     confidence: Confidence = field(default_factory=Confidence)
+    gain: Gain = field(default_factory=Gain)
 
 
 @dataclass(slots=True)
@@ -175,6 +176,11 @@ class Speculation:
         sequence.acceptance.see(overlap)
         way.acceptance.see(overlap)
         way.confidence.see(draft.sureness, overlap)
+
+    def see_round(self, sequence: Sequence, tokens: int, plain_steps: float) -> None:
+        """Learn what a step brought a sequence, and what it cost in steps without drafts."""
+        if plain_steps:
+            self._way(sequence).gain.see(tokens, plain_steps)
 
     # ---- what may be drafted, and how much
 
@@ -310,10 +316,10 @@ class Speculation:
                     rows = plan.drafts[each.slot.index].rows
                     rows.append(self._copy(row, copies))
                     copies += 1
-                    if self._goes_on(plan, each, min(most, each.prospect.most), choice, len(chances)):
+                    if self._goes_on(plan, each, min(most, each.prospect.most), choice):
                         drafting.append(each)
 
-    def _goes_on(self, plan: Plan, chance: _Chance, most: int, choice: _Choice | None, sharing: int) -> bool:
+    def _goes_on(self, plan: Plan, chance: _Chance, most: int, choice: _Choice | None) -> bool:
         """Draft one token from the drafter's last row, if that is worth it; whether the drafter is to decode it."""
         drafts = plan.drafts[chance.slot.index]
         made = len(drafts.tokens)
@@ -327,8 +333,8 @@ class Speculation:
             taken = chance.taken * chance.way.confidence.expected(draft.sureness)
             # The next one as likely as this sort is, those after it as drafts of this reply usually are.
             usual = np.power(chance.sequence.acceptance.rate, np.arange(most - made))
-            more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / sharing
-            if not (taken * np.cumsum(usual) > choice.rate * more).any():
+            more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / choice.seconds[0]
+            if not (taken * np.cumsum(usual) > chance.way.gain.rate * more).any():
                 drafts.next = draft
                 return False
             chance.taken = taken
