@@ -7,7 +7,7 @@ distribution that a draft comes from, not that of the token which came: a choice
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from eft_gguf.engine.draft_length import Acceptance
 
@@ -59,3 +59,18 @@ class Confidence:
     def see(self, sureness: float, overlap: float) -> None:
         """A draft of this sureness was taken with this probability."""
         self._classes[bisect_right(EDGES, sureness)].see(overlap)
+
+
+@dataclass(slots=True)
+class Way:
+    """How sequences of one kind (a blend, greedy or drawn) are drafted on, and what was learnt from them.
+
+    drafter: None where no model drafts.  obstacle: what stands in the way, if anything does.
+    """
+
+    drafter: int | None
+    looks_up: bool
+    obstacle: str
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    confidence: Confidence = field(default_factory=Confidence)
+    gain: Gain = field(default_factory=Gain)

@@ -12,20 +12,22 @@ and near ties, since llama.cpp's logits depend on the size of a batch). And its 
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Filter, members_needed
-from eft_gguf.engine.confidence import Confidence, Gain
+from eft_gguf.engine.confidence import Way
 from eft_gguf.engine.draft_length import LIMIT, Acceptance, Costs, Prospect, best_length, round_seconds
-from eft_gguf.engine.ensemble import Ensemble, Part
+from eft_gguf.engine.drafting import Chance, Drafting, extend
+from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.sampler import Draft
-from eft_gguf.engine.schedule import NO_DRAFTS, Drafts, Plan
+from eft_gguf.engine.schedule import Plan
 from eft_gguf.engine.sequence import Sequence
-from eft_gguf.engine.slots import Slot, Slots
+from eft_gguf.engine.slots import Slots
 from eft_gguf.errors import OptionError
 
 AUTO, OFF = "auto", "off"
@@ -48,35 +50,6 @@ def checked_setting(value: str | int) -> str | int:
             f"speculate must be auto, off or a number from 0 to {LIMIT}, not {value!r}", hint="leave it out for auto"
         )
     return value or OFF
-
-
-@dataclass(slots=True)
-class _Way:
-    """How sequences of one kind (a blend, greedy or drawn) are drafted on, and what was learnt from them.
-
-    drafter: None where no model drafts.  obstacle: what stands in the way, if anything does.
-    """
-
-    drafter: int | None
-    looks_up: bool
-    obstacle: str
-    acceptance: Acceptance = field(default_factory=Acceptance)
-    confidence: Confidence = field(default_factory=Confidence)
-    gain: Gain = field(default_factory=Gain)
-
-
-@dataclass(slots=True)
-class _Chance:
-    """A sequence that can be drafted on in this step: how, what was looked up, and its last token, then its drafts'."""
-
-    slot: Slot
-    sequence: Sequence
-    way: _Way
-    prospect: Prospect
-    looked_up: list[int]
-    token: int
-    taken: float = 1.0
-    """How likely all drafts so far are to be taken."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +82,8 @@ class Speculation:
         self.cannot_roll_back = tuple(name for name, able in zip(ensemble.names, rolls_back, strict=True) if not able)
         self._ensemble = ensemble
         self._rolls_back = tuple(rolls_back)
-        self._rows: list[NDArray[np.float32]] = []
-        self._ways: dict[object, _Way] = {}
+        self._drafting = Drafting(ensemble)
+        self._ways: dict[object, Way] = {}
         self._choices: dict[object, _Choice] = {}
 
     def as_dict(self, factors: Seq[float]) -> dict[str, Any]:
@@ -154,9 +127,9 @@ class Speculation:
         if choice is not None and not (choice.length or choice.hopeful):
             return seconds
         length = most if choice is None else choice.length
-        self._look_up(plan, chances, length)
-        self._decode_ahead(plan, chances, most, choice, seconds)
-        _extend(plan)
+        self._drafting.look_up(plan, chances, length)
+        self._drafting.decode_ahead(plan, chances, most, partial(_is_worth_it, choice, most), seconds)
+        extend(plan)
         if choice is not None:
             mean = sum(len(drafts.tokens) for drafts in plan.drafts.values()) / len(chances)
             plan.plain_steps = float(np.interp(mean, np.arange(most + 1), choice.seconds) / choice.seconds[0])
@@ -184,7 +157,7 @@ class Speculation:
 
     # ---- what may be drafted, and how much
 
-    def _chances(self, plan: Plan, slots: Slots) -> list[_Chance]:
+    def _chances(self, plan: Plan, slots: Slots) -> list[Chance]:
         """Those that are to get a token by one more token decoded, and may get several."""
         reading = {part.sequence for parts in plan.parts for part in parts if len(part.tokens) > 1}
         chances = []
@@ -205,10 +178,10 @@ class Speculation:
                 prospects.append(Prospect(members, None, most, sequence.lookup_acceptance))
             if prospects:
                 prospect = self._better(prospects)
-                chances.append(_Chance(slots[sequence.slot], sequence, way, prospect, looked_up, ids[-1]))
+                chances.append(Chance(slots[sequence.slot], sequence, way, prospect, looked_up, ids[-1]))
         return chances
 
-    def _way(self, sequence: Sequence) -> _Way:
+    def _way(self, sequence: Sequence) -> Way:
         key = sequence.factors, sequence.filter, sequence.sampler.greedy
         way = self._ways.get(key)
         if way is None:
@@ -221,11 +194,11 @@ class Speculation:
         sequence.timings.not_drafted = way.obstacle
         return way
 
-    def _find_way(self, sequence: Sequence) -> _Way:
+    def _find_way(self, sequence: Sequence) -> Way:
         members = sequence.members
         stuck = [self._ensemble.names[member] for member in members if not self._rolls_back[member]]
         if stuck:
-            return _Way(None, False, f"{' and '.join(stuck)} cannot roll back")
+            return Way(None, False, f"{' and '.join(stuck)} cannot roll back")
         factors = sequence.factors
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         drafter = max(tuned, key=lambda member: factors[member], default=None)
@@ -233,7 +206,7 @@ class Speculation:
         if drafter is not None and (len(members) == 1 or not self.pays(members, drafter)):
             drafter = None
         looks_up = self.pays(members, None)
-        return _Way(drafter, looks_up, "" if looks_up or drafter is not None else "drafts would not pay")
+        return Way(drafter, looks_up, "" if looks_up or drafter is not None else "drafts would not pay")
 
     def _better(self, prospects: list[Prospect]) -> Prospect:
         """Of two ways to draft for a sequence the one that promises more."""
@@ -245,7 +218,7 @@ class Speculation:
             return by_lookup if by_lookup.acceptance.rate >= by_model.acceptance.rate else by_model
         return by_lookup if choices[1].rate > choices[0].rate else by_model
 
-    def _most(self, plan: Plan, chances: list[_Chance]) -> int:
+    def _most(self, plan: Plan, chances: list[Chance]) -> int:
         """Drafts that each may have: no more than llama.cpp has room for in a batch and for logits."""
         if not chances:
             return 0
@@ -278,77 +251,6 @@ class Speculation:
             self._choices[key] = found
         return found
 
-    # ---- drafting
-
-    def _look_up(self, plan: Plan, chances: list[_Chance], length: int) -> None:
-        for chance in chances:
-            tokens = chance.looked_up[: min(length, chance.prospect.most)]
-            if chance.prospect.drafter is None and tokens:
-                ends = [at for at, token in enumerate(tokens, 1) if token in self._ensemble.end_tokens]
-                drafts = [Draft.certain(token) for token in tokens[: min(ends, default=len(tokens))]]
-                plan.drafts[chance.slot.index] = Drafts(None, drafts)
-                chance.sequence.foreseen = None
-
-    def _decode_ahead(
-        self, plan: Plan, chances: list[_Chance], most: int, choice: _Choice | None, seconds: dict[str, float]
-    ) -> None:
-        """Let drafters draft, all sequences of a drafter in one batch for each place, as long as the next is worth it.
-
-        Their last tokens they have to decode in any case: whether to draft at all is decided after that.
-        """
-        drafting = [chance for chance in chances if chance.prospect.drafter is not None]
-        for chance in drafting:
-            plan.drafts[chance.slot.index] = Drafts(chance.prospect.drafter)
-        copies = 0
-        while drafting:
-            by_drafter: dict[int, list[_Chance]] = {}
-            for chance in drafting:
-                assert chance.prospect.drafter is not None
-                by_drafter.setdefault(chance.prospect.drafter, []).append(chance)
-            drafting = []
-            for member, own in by_drafter.items():
-                parts = [Part(each.slot.index, len(each.slot.cached[member]), [each.token], 1) for each in own]
-                name = self._ensemble.names[member]
-                seconds[name] = seconds.get(name, 0.0) + self._ensemble.decode(member, parts)
-                for each in own:
-                    each.slot.cached[member].append(each.token)
-                for each, row in zip(own, self._ensemble.rows(member), strict=True):
-                    rows = plan.drafts[each.slot.index].rows
-                    rows.append(self._copy(row, copies))
-                    copies += 1
-                    if self._goes_on(plan, each, min(most, each.prospect.most), choice):
-                        drafting.append(each)
-
-    def _goes_on(self, plan: Plan, chance: _Chance, most: int, choice: _Choice | None) -> bool:
-        """Draft one token from the drafter's last row, if that is worth it; whether the drafter is to decode it."""
-        drafts = plan.drafts[chance.slot.index]
-        made = len(drafts.tokens)
-        try:
-            draft = chance.sequence.sampler.draft(drafts.rows[-1], made)
-        except Exception as error:
-            chance.sequence.error, chance.sequence.finish_reason = error, "error"
-            plan.drop(chance.sequence)
-            return False
-        if choice is not None:
-            taken = chance.taken * chance.way.confidence.expected(draft.sureness)
-            # The next one as likely as this sort is, those after it as drafts of this reply usually are.
-            usual = np.power(chance.sequence.acceptance.rate, np.arange(most - made))
-            more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / choice.seconds[0]
-            if not (taken * np.cumsum(usual) > chance.way.gain.rate * more).any():
-                drafts.next = draft
-                return False
-            chance.taken = taken
-        drafts.tokens.append(draft)
-        chance.token = draft.token
-        return made + 1 < most and draft.token not in self._ensemble.end_tokens
-
-    def _copy(self, row: NDArray[np.float32], number: int) -> NDArray[np.float32]:
-        """A copy of a row in an array that is used again in the next round."""
-        if number == len(self._rows):
-            self._rows.append(np.empty(self._ensemble.n_vocab, np.float32))
-        np.copyto(self._rows[number], row[: self._ensemble.n_vocab])
-        return self._rows[number]
-
 
 def _looked_up(sequence: Sequence, ids: list[int], most: int) -> list[int]:
     """What may follow by the text itself. Whether it was right counts, also where it was not tried."""
@@ -360,23 +262,24 @@ def _looked_up(sequence: Sequence, ids: list[int], most: int) -> list[int]:
     return found
 
 
-def _beside(plan: Plan, chances: list[_Chance]) -> tuple[int, ...]:
+def _is_worth_it(choice: _Choice | None, most: int, chance: Chance, draft: Draft, made: int) -> bool:
+    """Whether one more draft, or it and others after it, is worth its time; always without costs."""
+    if choice is None:
+        return True
+    taken = chance.taken * chance.way.confidence.expected(draft.sureness)
+    # This one as likely as its sort is, those after it as drafts of this reply usually are.
+    most = min(most, chance.prospect.most)
+    usual = np.power(chance.sequence.acceptance.rate, np.arange(most - made))
+    more = (choice.seconds[made + 1 : most + 1] - choice.seconds[made]) / choice.seconds[0]
+    if not (taken * np.cumsum(usual) > chance.way.gain.rate * more).any():
+        return False
+    chance.taken = taken
+    return True
+
+
+def _beside(plan: Plan, chances: list[Chance]) -> tuple[int, ...]:
     """By member, the tokens of a plan that are not the last ones of those that may be drafted on."""
     return tuple(
         sum(len(part.tokens) for part in parts) - sum(member in chance.prospect.members for chance in chances)
         for member, parts in enumerate(plan.parts)
     )
-
-
-def _extend(plan: Plan) -> None:
-    """Have the drafts decoded with the tokens before them; on the drafter the last one alone is left, or nothing."""
-    for member, parts in enumerate(plan.parts):
-        extended = []
-        for part in parts:
-            drafts = plan.drafts.get(part.sequence, NO_DRAFTS)
-            tokens = [draft.token for draft in drafts.tokens]
-            if member != drafts.drafter:
-                extended.append(Part(part.sequence, part.position, [*part.tokens, *tokens], len(tokens) + part.outputs))
-            elif not drafts.complete:
-                extended.append(Part(part.sequence, part.position + len(tokens), tokens[-1:], 1))
-        parts[:] = extended
