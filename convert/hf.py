@@ -230,6 +230,9 @@ def _notes(
             f"the checkpoint's tokenizer first changes text ({vocabulary.normalization}), which llama.cpp does not: "
             "letters written with separate accents are cut otherwise"
         )
+    if vocabulary.left_out:
+        named = ", ".join(vocabulary.left_out[:3])
+        notes.append(f"{len(vocabulary.left_out)} tokens have no row in the embedding and are left out: {named}")
     if not template:
         notes.append("there is no chat template: complete plain text (eft-gguf run --raw)")
     if silent_ends:

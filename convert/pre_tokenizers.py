@@ -22,7 +22,7 @@ _WORDS = r"|[^\r\n\p{L}\p{N}]?\p{L}+"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 KNOWN: dict[tuple[str, ...], str] = {
-    ("split " + _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,): "llama-bpe",  # Llama 3, Falcon 3
+    ("split " + _CONTRACTIONS + _WORDS + r"|\p{N}{1,3}" + _REST,): "llama-bpe",  # Llama 3
     ("split " + _CONTRACTIONS + _WORDS + r"|\p{N}" + _REST,): "qwen2",  # Qwen2, Qwen2.5, Qwen3
     ("split " + _CASED + r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",): "tekken",  # Mistral NeMo
     ("digits alone", "gpt-2"): "smollm",  # SmolLM, SmolLM2

@@ -32,6 +32,7 @@ class Vocabulary:
     merges: list[str] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
     space_in_front: bool = False
+    left_out: list[str] = field(default_factory=list)  # tokens that the model has no row for
     normalization: str = ""  # what happens to texts before that llama.cpp does not do, such as "NFC"
 
     def write(self, writer: gguf.GGUFWriter) -> None:
@@ -50,6 +51,15 @@ class Vocabulary:
         """Add entries that no text leads to, one for each row of the embedding that has no token."""
         for index in range(len(self.tokens), rows):
             self._append(f"[PAD{index}]")
+
+    def cut_off(self, rows: int) -> None:
+        """Leave out added tokens at the end that have no row, as Gemma 3's for images in models that see none."""
+        while len(self.tokens) > rows and self.types[-1] in (CONTROL, USER_DEFINED, UNUSED):
+            if self.types[-1] != UNUSED:
+                self.left_out.append(self.tokens[-1])
+            for values in (self.tokens, self.types, self.scores):
+                if values:
+                    values.pop()
 
     def _append(self, text: str) -> None:
         self.tokens.append(text)
@@ -71,6 +81,7 @@ def read_vocabulary(folder: Path, rows: int) -> Vocabulary:
             f"{folder} has no tokenizer: neither tokenizer.json nor tokenizer.model",
             hint="fetch them from where the model came from, or save them there: tokenizer.save_pretrained(FOLDER)",
         )
+    vocabulary.cut_off(rows)
     if len(vocabulary.tokens) > rows:
         raise ModelFileError(
             f"the tokenizer has {len(vocabulary.tokens):,} tokens, the embedding only {rows:,} rows",
@@ -153,6 +164,8 @@ def _scores(tokens: list[str], types: list[int], merges: Iterable[list[str]]) ->
 
 def _take_scores(vocabulary: Vocabulary, folder: Path) -> None:
     """Scores of a tokenizer.model beside a tokenizer.json: in the same order, and the numbers that other files have."""
+    if USER_DEFINED in vocabulary.types:  # those stand in no order with others in a tokenizer.model
+        return
     try:
         original = _from_pieces(folder)
     except ModelFileError:  # sentencepiece is not there, or the file is of another format

@@ -113,3 +113,16 @@ def test_scores_of_a_tokenizer_model_are_kept(tmp_path: Path) -> None:
     (tmp_path / "checkpoint" / "tokenizer.json").write_text(json.dumps(entry))
     vocabulary = read_vocabulary(tmp_path / "checkpoint", ROOM)
     assert vocabulary.scores[300:400] == pytest.approx([pieces.get_score(index) for index in range(300, 400)])
+
+
+def test_added_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
+    """As Gemma 3's token for images, of the model that sees none."""
+    write_checkpoint(tmp_path / "checkpoint", "Gemma 3")
+    path = tmp_path / "checkpoint" / "tokenizer.json"
+    entry = json.loads(path.read_text())
+    entry["added_tokens"].append({**entry["added_tokens"][0], "id": ROOM, "content": "<image_soft_token>"})
+    path.write_text(json.dumps(entry))
+    made = convert_checkpoint(tmp_path / "checkpoint", tmp_path / "model.gguf")
+    assert made.vocabulary == ROOM
+    assert any("<image_soft_token>" in note for note in made.notes)
+    assert made.texts_cut_otherwise == []
