@@ -106,6 +106,8 @@ def finish(reply: Reply, *, written: bool, figures: bool) -> None:
     click.echo(nl=not reply.text.endswith("\n"))
     if figures:
         display.note(display.footer(reply.timings, reply.finish_reason))
+    elif reply.finish_reason == "length":
+        display.note("note: cut off: --max-tokens was reached, or the context is full (--ctx)")
 
 
 def as_plain(eft: EFT, reply: Reply) -> dict[str, Any]:

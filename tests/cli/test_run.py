@@ -263,3 +263,9 @@ def test_log_probabilities(command: Callable) -> None:
     assert [[entry["top"] for entry in answer["logprobs"]] for answer in several["completions"]] == [[[], []]] * 2
     refused = command("run", QUESTION, "--logprobs", "2")
     assert refused.code == 2 and "--logprobs needs --json" in refused.err
+
+
+def test_an_answer_that_is_cut_off_says_so(command: Callable) -> None:
+    outcome = command("run", QUESTION, "--max-tokens", "4", "--temperature", "0")
+    assert outcome.err == "note: cut off: --max-tokens was reached, or the context is full (--ctx)\n"
+    assert command("run", QUESTION, "--temperature", "0").err == ""
