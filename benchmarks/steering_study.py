@@ -57,8 +57,7 @@ Reply with exactly two lines. The first is "Answer: " and a short answer. The se
 or high.<|im_end|>
 {% for message in messages %}<|im_start|>{{ message.role }}
 {{ message.content }}<|im_end|>
-{% endfor %}<|im_start|>assistant
-"""
+{% endfor %}<|im_start|>assistant{{ '\n' }}"""
 """What base and untuned read instead of the tuned model's template: `bases_template` in a family file."""
 PROMPTED = (BASE, Blend(), Blend(behaviour=0.75), Blend(filter=Filter(untuned_floor=-7.0)))
 """Settings that are tried with other prompts for base and untuned: TOLD, and the plain one on FEW."""
