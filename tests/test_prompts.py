@@ -7,9 +7,10 @@ from eft_gguf import EFT, Blend, Sampling
 QUESTION = [{"role": "user", "content": "hello there"}]
 USUAL = "<|im_start|>user\nhello there<|im_end|>\n<|im_start|>assistant\n"
 TOLD = "<|im_start|>system\nIn two lines.<|im_end|>\n" + USUAL
+# Jinja drops the last line break of a template, so that it must be written otherwise.
 TEMPLATE = (
     "<|im_start|>system\nIn two lines.<|im_end|>\n{% for message in messages %}<|im_start|>{{ message.role }}\n"
-    "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\\n' }}"  # Jinja drops a template's last line break
+    "{{ message.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant{{ '\\n' }}"
 )
 
 
