@@ -132,7 +132,7 @@ class EFT:
         tuned: Tuned | None = None,
         **options: Any,
     ) -> EFT:
-        """Load a family: a TOML file, or base, untuned and tuned; without either, the bundled one.
+        """Load a family: a TOML file or a name, or base, untuned and tuned; without either, the bundled one.
 
         tuned: one reference, several as `[TRAIT=]REF[:WEIGHT]`, or a mapping of trait names to references, or to the
         keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.

@@ -28,3 +28,13 @@ def test_the_convert_folder_installs_inside_the_package() -> None:
 def test_types_are_published() -> None:
     package = importlib.import_module("eft_gguf")
     assert (Path(str(package.__file__)).parent / "py.typed").exists()
+
+
+def test_data_files_are_listed() -> None:
+    """What is no Python in the package goes into the wheel: the bundled models, presets, pages."""
+    package = ROOT / "eft_gguf"
+    patterns = SETTINGS["tool"]["setuptools"]["package-data"]["eft_gguf"]
+    listed = {path for pattern in patterns for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    data = {path for path in files if path.suffix != ".py"}
+    assert data <= listed, data - listed

@@ -12,7 +12,7 @@ from eft_gguf import EFT, Sampling
 from eft_gguf.speed.measure import peak_memory
 
 SENTENCE = "One two three four five six seven eight nine ten. "
-MOST = 1500
+MOST = 700
 """Characters of the prompt: a cache is in memory in full from the beginning, however much of it is used."""
 
 
@@ -20,7 +20,7 @@ def main(options: dict[str, object]) -> int:
     with EFT.open(**options) as eft:
         text = SENTENCE * 40
         eft.complete(text[: min(eft.ctx, MOST)], sampling=Sampling(seed=1, max_tokens=8))
-        eft.score(text[: min(600, eft.ctx // 2)])
+        eft.score(text[: min(300, eft.ctx // 2)])
     return peak_memory()
 
 

@@ -121,7 +121,9 @@ def _differences(
                 f"{_named(own_name, own)} and {_named(_role(name), member)} come at different quantizations, {kinds}: "
                 "what the coarser one loses is taken for behaviour"
             )
-            hint = "fetch both at the same one, Q8_0 or F16 as they are small; or: eft-gguf convert quantize"
+            hint = (
+                "fetch both at the same one, Q8_0 or F16 as they are small; or, from F16 files: eft-gguf convert pair"
+            )
             findings.append(Finding("warning", message, hint, (f"most layers: {kinds}",)))
     return findings
 
