@@ -65,11 +65,15 @@ class Confidence:
 class Way:
     """How sequences of one kind (a blend, greedy or drawn) are drafted on, and what was learnt from them.
 
-    drafter: None where no model drafts.  obstacle: what stands in the way, if anything does.
+    drafter: None where no model drafts.  looks_up: whether drafts may be looked up.  Both go by the models alone, and
+    not by what decodes cost, for they decide what a seed gives; drafts_pay and lookups_pay go by costs.
+    obstacle: why nothing is drafted, if nothing is.
     """
 
     drafter: int | None
     looks_up: bool
+    drafts_pay: bool
+    lookups_pay: bool
     obstacle: str
     acceptance: Acceptance = field(default_factory=Acceptance)
     confidence: Confidence = field(default_factory=Confidence)

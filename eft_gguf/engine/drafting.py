@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from eft_gguf.engine.confidence import Way
 from eft_gguf.engine.draft_length import Prospect
 from eft_gguf.engine.ensemble import Ensemble, Part
+from eft_gguf.engine.lookup import Ahead
 from eft_gguf.engine.sampler import Draft
 from eft_gguf.engine.schedule import NO_DRAFTS, Drafts, Plan
 from eft_gguf.engine.sequence import Sequence
@@ -20,7 +21,10 @@ from eft_gguf.engine.slots import Slot
 
 @dataclass(slots=True)
 class Chance:
-    """A sequence that can be drafted on in this step: how, what was looked up, and its last token, then its drafts'."""
+    """A sequence that can be drafted on in this step: how, what was looked up, and its last token, then its drafts'.
+
+    ahead: what could be looked up after the drafts; None for a greedy reply, which is the same whatever drafts.
+    """
 
     slot: Slot
     sequence: Sequence
@@ -28,6 +32,7 @@ class Chance:
     prospect: Prospect
     looked_up: list[int]
     token: int
+    ahead: Ahead | None = None
     taken: float = 1.0
     """How likely all drafts so far are to be taken."""
 
@@ -49,7 +54,7 @@ class Drafting:
             tokens = chance.looked_up[: min(length, chance.prospect.most)]
             if chance.prospect.drafter is None and tokens:
                 ends = [at for at, token in enumerate(tokens, 1) if token in self._ensemble.end_tokens]
-                drafts = [Draft.certain(token) for token in tokens[: min(ends, default=len(tokens))]]
+                drafts = [Draft.certain(token, looked_up=True) for token in tokens[: min(ends, default=len(tokens))]]
                 plan.drafts[chance.slot.index] = Drafts(None, drafts)
                 chance.sequence.foreseen = None
 
@@ -87,6 +92,8 @@ class Drafting:
         """Draft one token from the drafter's last row, if that is worth it; whether the drafter is to decode it."""
         drafts = plan.drafts[chance.slot.index]
         made = len(drafts.tokens)
+        if chance.ahead is not None and chance.ahead.repeats:
+            return False
         try:
             draft = chance.sequence.sampler.draft(drafts.rows[-1], made)
         except Exception as error:
@@ -98,6 +105,8 @@ class Drafting:
             return False
         drafts.tokens.append(draft)
         chance.token = draft.token
+        if chance.ahead is not None:
+            chance.ahead.push(draft.token)
         return made + 1 < most and draft.token not in self._ensemble.end_tokens
 
     def _copy(self, row: NDArray[np.float32], number: int) -> NDArray[np.float32]:

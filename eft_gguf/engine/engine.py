@@ -339,7 +339,7 @@ class Engine:
         else:
             assert self._speculation is not None
             token, overlap = sequence.sampler.check(proposed, used, factors)
-            self._speculation.see(sequence, proposed, overlap, looked_up=drafts.drafter is None and draft is not None)
+            self._speculation.see(sequence, proposed, overlap)
         if draft is not None:
             sequence.count_check(token == draft.token)
         if sequence.sampler.logprobs is not None:

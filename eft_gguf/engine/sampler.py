@@ -44,17 +44,19 @@ class Draft:
     """A token proposed before the blend is known, and what it was drawn from: `ids`, each with its probability.
 
     sureness: how sure whoever proposes it is of what comes: the largest probability that it gives to any token.
+    looked_up: whether it comes from the text itself, and not from a model.
     """
 
     token: int
     ids: NDArray[np.int32]
     probabilities: NDArray[np.float32]
     sureness: float = 1.0
+    looked_up: bool = False
 
     @classmethod
-    def certain(cls, token: int, sureness: float = 1.0) -> Draft:
+    def certain(cls, token: int, sureness: float = 1.0, *, looked_up: bool = False) -> Draft:
         """A token that nothing else could have come in place of."""
-        return cls(token, np.array([token], np.int32), np.ones(1, np.float32), sureness)
+        return cls(token, np.array([token], np.int32), np.ones(1, np.float32), sureness, looked_up)
 
 
 class Sampler:

@@ -5,8 +5,8 @@ decodes last token and drafts on all other members in one batch, and the last dr
 whose drafts are all taken brings one token more. `Sampler.check` makes the outcome a draw from the blend.
 
 A sequence that has a drafter draws every token by way of a draft, also where none was made ahead: the drafter's logits
-are at hand then. So a seed gives the same tokens whatever the lengths of the rounds (but for drafts that are looked up,
-and near ties, since llama.cpp's logits depend on the size of a batch). And its acceptance is known before it drafts.
+are at hand then. So a seed gives the same tokens whatever the lengths of the rounds, and whatever decodes cost (but for
+near ties, since llama.cpp's logits depend on the size of a batch). And its acceptance is known before it drafts.
 """
 
 from __future__ import annotations
@@ -136,13 +136,21 @@ class Speculation:
         return seconds
 
     def at_hand(self, sequence: Sequence, members: Seq[int], rows: Seq[NDArray[np.float32]]) -> Draft | None:
-        """A draft of the next token, from the drafter's own row among those of `members`; None without a drafter."""
-        drafter = self.drafter(sequence)
+        """A draft of the next token by what is there: what is looked up where the text repeats, else from the drafter's
+        row among those of `members`; None without either.
+        """
+        way = self._way(sequence)
+        if way.looks_up and not sequence.sampler.greedy:
+            ahead = sequence.lookup.ahead(sequence.ids[self._ensemble.tuned[0]])
+            token = ahead.proposal() if ahead.repeats else None
+            if token is not None:
+                return Draft.certain(token, looked_up=True)
+        drafter = way.drafter
         return None if drafter is None else sequence.sampler.draft(rows[members.index(drafter)], 0)
 
-    def see(self, sequence: Sequence, draft: Draft, overlap: float, *, looked_up: bool) -> None:
+    def see(self, sequence: Sequence, draft: Draft, overlap: float) -> None:
         """Learn that a draft was taken with this probability."""
-        if looked_up:
+        if draft.looked_up:
             sequence.lookup_acceptance.see(overlap)
             return
         way = self._way(sequence)
@@ -170,15 +178,24 @@ class Speculation:
             if sequence.slot in reading or most < 1 or way.obstacle:
                 continue
             ids = sequence.ids[self._ensemble.tuned[0]]
-            looked_up = _looked_up(sequence, ids, most) if way.looks_up else []
-            prospects, members = [], tuple(sequence.members)
-            if way.drafter is not None:
-                prospects.append(Prospect(members, way.drafter, most, sequence.acceptance))
-            if looked_up:
-                prospects.append(Prospect(members, None, most, sequence.lookup_acceptance))
+            members = tuple(sequence.members)
+            by_model = Prospect(members, way.drafter, most, sequence.acceptance)
+            by_lookup = Prospect(members, None, most, sequence.lookup_acceptance)
+            prospects, looked_up, ahead = [], [], None
+            if sequence.sampler.greedy:
+                looked_up = _looked_up(sequence, ids, most) if way.lookups_pay else []
+                prospects = [by_lookup] if looked_up else []
+            else:
+                # Which of the two it is goes by the text alone: it decides what a seed gives.
+                ahead = sequence.lookup.ahead(ids)
+                if ahead.repeats:
+                    looked_up = sequence.lookup.continuation(ids, most)
+                    prospects = [by_lookup] if way.lookups_pay else []
+            if way.drafter is not None and way.drafts_pay and (ahead is None or not ahead.repeats):
+                prospects.append(by_model)
             if prospects:
                 prospect = self._better(prospects)
-                chances.append(Chance(slots[sequence.slot], sequence, way, prospect, looked_up, ids[-1]))
+                chances.append(Chance(slots[sequence.slot], sequence, way, prospect, looked_up, ids[-1], ahead))
         return chances
 
     def _way(self, sequence: Sequence) -> Way:
@@ -198,25 +215,27 @@ class Speculation:
         members = sequence.members
         stuck = [self._ensemble.names[member] for member in members if not self._rolls_back[member]]
         if stuck:
-            return Way(None, False, f"{' and '.join(stuck)} cannot roll back")
+            return Way(None, False, False, False, f"{' and '.join(stuck)} cannot roll back")
         factors = sequence.factors
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         drafter = max(tuned, key=lambda member: factors[member], default=None)
         # Alone in its blend it would draft what it says: that is decoding token by token.
-        if drafter is not None and (len(members) == 1 or not self.pays(members, drafter)):
+        if len(members) == 1:
             drafter = None
-        looks_up = self.pays(members, None)
-        return Way(drafter, looks_up, "" if looks_up or drafter is not None else "drafts would not pay")
+        drafts_pay = drafter is not None and self.pays(members, drafter)
+        lookups_pay = self.pays(members, None)
+        obstacle = "" if drafts_pay or lookups_pay else "they would not pay"
+        return Way(drafter, True, drafts_pay, lookups_pay, obstacle)
 
     def _better(self, prospects: list[Prospect]) -> Prospect:
         """Of two ways to draft for a sequence the one that promises more."""
         if len(prospects) == 1:
             return prospects[0]
-        by_model, by_lookup = prospects
+        by_lookup, by_model = prospects
         choices = [self._choice([prospect], prospect.most, ()) for prospect in prospects]
         if choices[0] is None or choices[1] is None:
             return by_lookup if by_lookup.acceptance.rate >= by_model.acceptance.rate else by_model
-        return by_lookup if choices[1].rate > choices[0].rate else by_model
+        return by_lookup if choices[0].rate > choices[1].rate else by_model
 
     def _most(self, plan: Plan, chances: list[Chance]) -> int:
         """Drafts that each may have: no more than llama.cpp has room for in a batch and for logits."""

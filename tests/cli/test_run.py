@@ -41,6 +41,7 @@ def test_all_options_arrive(command: Callable, fake) -> None:
     sampling += ["--seed", "3", "--max-tokens", "9", "--stop", "A", "--stop", "B"]
     models = ["--base", "x", "--untuned", "y", "--tuned", "a=z:0.5", "--tuned", "b=lora:w"]
     models += ["--ctx", "64", "--batch", "32", "--threads", "1", "--gpu-layers", "0"]
+    models += ["--speculate", "4"]
     assert command("run", "Hello", *dials, *sampling, *models).code == 0
     request = fake.requests[0]
     assert request["blend"] == Blend(
@@ -69,6 +70,7 @@ def test_all_options_arrive(command: Callable, fake) -> None:
         "batch": 32,
         "threads": 1,
         "gpu_layers": 0,
+        "speculate": "4",
     }
 
 

@@ -17,6 +17,8 @@ from scipy.stats import chi2
 
 from eft_gguf import EFT, Blend, Filter, Sampling
 from eft_gguf.blend.filter import filtered_logits, log_probabilities
+from eft_gguf.engine.draft_length import LIMIT, Costs
+from eft_gguf.engine.speculation import Speculation
 
 EVERYTHING = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
 ONE = Blend()
@@ -28,9 +30,12 @@ NOISE = 0.01
 
 @dataclass(frozen=True)
 class Setting:
-    """How replies are made: drafts a round, prompt, dials, sampling, tokens of a reply."""
+    """How replies are made: drafts a round, prompt, dials, sampling, tokens of a reply.
 
-    drafts: int
+    drafts: None for `auto`, with costs that have it draft much.
+    """
+
+    drafts: int | None
     prompt: str = "Is it safe to"
     blend: Blend = ONE
     sampling: Sampling = EVERYTHING
@@ -46,8 +51,21 @@ SETTINGS: Mapping[str, Setting] = {
     "two traits": Setting(3, "I think", Blend(traits={"helpful": 0.6, "cautious": 0.4})),
     "filter of untuned": Setting(3, blend=Blend(filter=Filter(untuned_floor=-7.0))),
     "filters of base and tuned": Setting(5, "The", Blend(filter=Filter(tuned_top_p=0.95, base_min_p=0.01))),
+    "lengths by sureness": Setting(None, "I think"),
+    "the same, temperature 0.7": Setting(None, "What", sampling=replace(EVERYTHING, temperature=0.7, top_p=0.95)),
     "looked up": Setting(3, REPEATING, Blend(0.8, 0.0), replace(EVERYTHING, temperature=1.2)),
 }
+
+
+def opened(setting: Setting) -> EFT:
+    """The bundled family, with drafts as the setting wants them."""
+    eft = EFT.bundled(speculate=setting.drafts or 1, sequences=16)
+    if setting.drafts is None:
+        dear, cheap = (first * (1 + 0.02 * np.arange(LIMIT + 2)) for first in (10.0, 0.5))
+        dear[0] = cheap[0] = 0
+        costs = Costs([dear, *[cheap] * (len(eft.members) - 1)])
+        eft._engine._speculation = Speculation(eft._ensemble, costs=costs, rolls_back=[True] * len(eft.members))
+    return eft
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.speculation import Speculation, checked_setting
 from eft_gguf.models.family import family_from_references
-from tests.engine.exactness import REPEATING, SETTINGS, measure
+from tests.engine.exactness import REPEATING, SETTINGS, measure, opened
 from tests.engine.test_engine import PROMPT, run, sequence
 from tests.tiny_architectures import write_architecture
 
@@ -92,20 +92,20 @@ def caches_hold_what_was_said(engine, *sequences):
 @pytest.mark.parametrize("name", list(SETTINGS))
 def test_replies_are_distributed_as_the_blend_is(name):
     setting = SETTINGS[name]
-    with EFT.bundled(speculate=setting.drafts, sequences=16) as eft:
+    with opened(setting) as eft:
         outcome = measure(eft, setting, TOKENS)
     assert outcome.drafted > outcome.tokens / 3 and 0.05 < outcome.acceptance < 0.999
     assert outcome.p_value > SIGNIFICANCE, outcome
 
 
-@pytest.mark.parametrize("name", ["temperature 1", "filter of untuned"])
+@pytest.mark.parametrize("name", ["temperature 1", "filter of untuned", "lengths by sureness"])
 def test_the_test_of_the_distribution_sees_drafts_that_are_taken_unchecked(name, monkeypatch):
     def careless(p_ids, p, q_ids, q, drafted, u_accept, u_draw, dense):
         return drafted, True, 1.0
 
     monkeypatch.setattr(drawing_kernels, "verify", careless)
     setting = SETTINGS[name]
-    with EFT.bundled(speculate=setting.drafts, sequences=16) as eft:
+    with opened(setting) as eft:
         assert measure(eft, setting, 2000).p_value < 1e-12
 
 
@@ -224,14 +224,24 @@ def test_text_that_repeats_is_looked_up(bundled):
 # ---- seeds
 
 
-@pytest.mark.parametrize("length", [1, 3, 8])
-def test_a_seed_gives_the_same_tokens_whatever_the_length_of_rounds_and_beside_whomever(make, length):
-    drawn = Sampling(temperature=0.9, top_k=0, min_p=0.0, seed=3)
-    prompts = [[n, *PROMPT] for n in (1, 2, 3)]  # nothing in them repeats
+@pytest.mark.parametrize("factors", [NEAR_TUNED, coefficients(1, 0, [1])], ids=["blend", "base alone"])
+@pytest.mark.parametrize(
+    "options",
+    [{"length": 1}, {"length": 3}, {"length": 8}, {"costs": CHEAP}, {"costs": DEAR}],
+    ids=["1", "3", "8", "costs", "dear"],
+)
+def test_a_seed_gives_the_same_tokens_whatever_is_drafted_and_beside_whomever(make, factors, options):
+    if "costs" in options:
+        options = {"costs": Costs([options["costs"], 0.1 * options["costs"], 0.1 * options["costs"]])}
+    drawn = Sampling(temperature=0.9, top_k=0, min_p=0.0, seed=3, logit_bias={PROMPT[n]: 3.5 for n in range(6)})
+    prompts = [[1, *PROMPT], [2, *PROMPT[:4] * 8], [3, *PROMPT[:2] * 20]]  # two of them repeat themselves
     alone = make(2)
-    expected = [run(alone, sequence(alone, prompt, NEAR_TUNED, 16, drawn))[0] for prompt in prompts]
-    engine = make(length, sequences=3)
-    assert run(engine, *(sequence(engine, prompt, NEAR_TUNED, 16, drawn) for prompt in prompts)) == expected
+    expected = [run(alone, sequence(alone, prompt, factors, 40, drawn))[0] for prompt in prompts]
+    engine = make(**options, sequences=3)
+    several = [sequence(engine, prompt, factors, 40, drawn) for prompt in prompts]
+    assert run(engine, *several) == expected
+    if "length" in options:  # of base alone they can only have been looked up
+        assert any(each.timings.drafted for each in several)
 
 
 # ---- what goes wrong
@@ -301,7 +311,7 @@ def test_costs_decide_whether_and_how_much_is_drafted(make):
         each = sequence(engine, factors=alike, max_tokens=40)
         run(engine, each)
         assert (each.timings.drafted > 0) == drafts
-        assert (each.timings.not_drafted == "drafts would not pay") != drafts
+        assert (each.timings.not_drafted == "they would not pay") != drafts
         assert each.timings.gain == pytest.approx(1.0) or each.timings.gain > 1.3
 
 
