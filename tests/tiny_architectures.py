@@ -94,6 +94,7 @@ class Architecture:
     large_name: str | None = None  # likewise its architecture
     layers: tuple[int, int] = (SMALL.layers, LARGE.layers)
     recurrent: bool = False  # holds states that cannot be cut back to an earlier token
+    small_recurrent: bool | None = None  # likewise the small model, where it differs
     tied: bool = False  # no output layer of its own
 
 
@@ -211,23 +212,40 @@ def transformer(
     return write
 
 
-def granite(writer: Writer, size: Size) -> None:
-    """Llama with scales. Files of Granite 4's dense models tell the sizes of states that none of their layers has."""
-    _attention_keys(writer, size, kv_heads=[size.kv_heads] * size.layers)
-    for name, scale in (
-        ("attention.scale", 0.25),
-        ("embedding_scale", 3.0),
-        ("residual_scale", 0.5),
-        ("logit_scale", 0.5),
-    ):
-        writer.key(name, scale)
-    for name, value in (("conv_kernel", 4), ("inner_size", 2 * size.width), ("state_size", 16), ("time_step_rank", 4)):
-        writer.key(f"ssm.{name}", value)
-    writer.key("ssm.group_count", 1)
-    writer.vector("output_norm.weight", size.width)
-    for layer in range(size.layers):
-        _attention(writer, size, f"blk.{layer}")
-        _feed_forward(writer, size, f"blk.{layer}")
+def granite(*, hybrid: bool) -> Part:
+    """Llama with scales; if hybrid, all layers but the second have a state (Mamba 2) and do not attend.
+
+    The files of Granite 4's dense models tell the sizes of states too, that none of their layers has.
+    """
+
+    def write(writer: Writer, size: Size) -> None:
+        inner, state, convolution, heads = 2 * size.width, 16, 4, 8
+        attends = [not hybrid or layer == 1 for layer in range(size.layers)]
+        _attention_keys(writer, size, kv_heads=[size.kv_heads * attend for attend in attends])
+        scales = {"attention.scale": 0.25, "embedding_scale": 3.0, "residual_scale": 0.5, "logit_scale": 0.5}
+        sizes = {"conv_kernel": convolution, "inner_size": inner, "state_size": state, "time_step_rank": heads}
+        for name, scale in scales.items():
+            writer.key(name, scale)
+        for name, value in {**sizes, "group_count": 1}.items():
+            writer.key(f"ssm.{name}", value)
+        writer.vector("output_norm.weight", size.width)
+        for layer, attend in enumerate(attends):
+            block = f"blk.{layer}"
+            if attend:
+                _attention(writer, size, block)
+            else:
+                writer.vector(f"{block}.attn_norm.weight", size.width)
+                writer.matrix(f"{block}.ssm_in.weight", 2 * inner + 2 * state + heads, size.width)
+                writer.matrix(f"{block}.ssm_conv1d.weight", inner + 2 * state, convolution)
+                writer.vector(f"{block}.ssm_conv1d.bias", inner + 2 * state, 0.0)
+                writer.vector(f"{block}.ssm_dt.bias", heads, 0.0)
+                writer.add(f"{block}.ssm_a", -np.exp(0.5 * writer.rng.standard_normal((heads, 1))))
+                writer.add(f"{block}.ssm_d", np.ones((heads, 1)))
+                writer.add(f"{block}.ssm_norm.weight", np.ones((1, inner)))
+                writer.matrix(f"{block}.ssm_out.weight", size.width, inner)
+            _feed_forward(writer, size, block)
+
+    return write
 
 
 def falcon(*, kv_heads: int, second_norm: bool) -> Part:
@@ -334,7 +352,15 @@ ARCHITECTURES = {
     "Gemma 3": Architecture("gemma3", GEMMA_PIECES, gemma3, layers=(6, 7), tied=True),
     # Heads whose sizes do not add up to the width, as in Mistral NeMo.
     "Mistral": Architecture("llama", byte_level("tekken"), transformer(head=32)),
-    "Granite 4": Architecture("granite", byte_level("dbrx"), granite),
+    "Granite 4": Architecture(
+        "granite",
+        byte_level("dbrx"),
+        granite(hybrid=False),
+        large=granite(hybrid=True),
+        large_name="granitehybrid",
+        recurrent=True,
+        small_recurrent=False,
+    ),
     "Qwen3 with experts": Architecture(
         "qwen3", byte_level("qwen2"), transformer(norms=True), transformer(norms=True, experts=4), large_name="qwen3moe"
     ),

@@ -45,7 +45,8 @@ def test_caches_and_buffers(series: str, large: bool, tmp_path: Path, monkeypatc
     hundredth = 0.0051  # llama.cpp rounds to it
     assert kv_bytes(model, CTX * SEQUENCES) / MIB == pytest.approx(sizes["KV"], abs=2 * hundredth)
     assert state_bytes(model, SEQUENCES) / MIB == pytest.approx(sizes["RS"], abs=hundredth)
-    assert is_recurrent(model) == ARCHITECTURES[series].recurrent
+    kind = ARCHITECTURES[series]
+    assert is_recurrent(model) == (kind.recurrent if large or kind.small_recurrent is None else kind.small_recurrent)
     assert model.vocabulary is not None
     rows = 4 * OUTPUTS * model.vocabulary.size
     computing = compute_bytes(model, ctx=CTX * SEQUENCES, batch=BATCH, sequences=SEQUENCES) - rows - PER_CONTEXT
