@@ -2,12 +2,15 @@
 
     python benchmarks/pair_noise.py [--docs]
 
-Two pairs: the bundled base-s and helpful-s, and the 0.5B of the real Qwen pair with its adapter merged into its weights
-(both from the published Q4_K_M file, widened to F16, which is the full precision here). For each recipe the root mean
-square of what it adds to the logits of untuned, of tuned, and of their difference. One recipe for both is what
-`eft-gguf convert pair` does; separately quantized files differ from that where their recipes do, for without an
-importance matrix llama.cpp quantizes a file the same way each time. The last rows of the real pair have no tuned file:
-the adapter sits on the quantized untuned model.
+Two pairs: the bundled base-s and helpful-s, and the 0.5B of the real Qwen pair with its adapter merged into its weights.
+Both of the latter are made from the published Q4_K_M file, widened to F16, which is the full precision here. Both get the
+same random change of up to half a step of four bits, for weights that stand on a quantization's grid already would lose
+nothing to it.
+
+For each recipe the root mean square of what it adds to the logits of untuned, of tuned, and of their difference. One
+recipe for both is what `eft-gguf convert pair` does; separately quantized files differ from that where their recipes do,
+for without an importance matrix llama.cpp quantizes a file the same way each time. The last rows of the real pair have no
+tuned file: the adapter sits on the quantized untuned model.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import argparse
 import json
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +32,7 @@ from eft_gguf.convert.quantize import Noise, difference_noise, quantize_model
 from eft_gguf.convert.writing import PlannedTensor, planned, write_gguf
 from eft_gguf.evaluation.table import Table, write_section
 
+HALF_STEP = 0.13  # of deviations of a row: 15 steps span some four of them
 ADAPTER = "adapter"
 BUNDLED = Path(__file__).parents[1] / "eft_gguf" / "bundled"
 DOCS = Path(__file__).parents[1] / "docs" / "convert.md"
@@ -122,6 +127,9 @@ def widened(model: Path, adapter: Path | None, output: Path) -> None:
 
         def blocks(name: str = name):
             values = file.read(name)
+            rng = np.random.default_rng(zlib.crc32(name.encode()))
+            half_step = np.float32(HALF_STEP) * values.std(axis=1, keepdims=True)
+            values += half_step * rng.uniform(-1, 1, values.shape).astype(np.float32)
             if lora is not None and f"{name}.lora_a" in lora.tensors:
                 a, b = lora.read(f"{name}.lora_a"), lora.read(f"{name}.lora_b")
                 values = values + np.float32(lora.values["adapter.lora.alpha"] / b.shape[1]) * (b @ a)
