@@ -135,3 +135,17 @@ def test_several_replies_to_one_prompt_are_those_that_each_seed_gives(models: Mo
         seeds = [replace(drawn, seed=5 + number) for number in range(4)]
         assert together == [alone.complete(QUESTION, sampling=seed).tokens for seed in seeds]
         assert later == [alone.complete(turn, sampling=seed).tokens for seed in seeds[:3]]
+
+
+def test_drafts_leave_a_greedy_reply_as_it_is_or_are_declined(models: Models, series: str) -> None:
+    """Members that cannot be taken back to an earlier token, and whole blends with them, go without drafts."""
+    replies = {}
+    for setting in ("off", 4):
+        named = {"base": models["large-0"], "untuned": models["small-0"], "tuned": models["small-1"]}
+        with EFT.open(**named, speculate=setting) as eft:
+            replies[setting] = eft.complete(QUESTION, blend=Blend(0.9, 1.1), sampling=GREEDY)
+    drafted = replies[4].timings.drafted
+    assert (drafted > 0) is not ARCHITECTURES[series].recurrent
+    # A router may choose another expert for rounding alone, after which logits differ by 0.5.
+    shared = 1 if "experts" in series else len(replies["off"].tokens)
+    assert replies[4].tokens[:shared] == replies["off"].tokens[:shared]

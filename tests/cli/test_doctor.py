@@ -21,8 +21,10 @@ ALL = ["models", "compatibility", "chat", "stop ids", "memory", "build", "speed"
 def test_the_bundled_family(command: Callable) -> None:
     outcome = command("doctor", "--json")
     record = json.loads(outcome.out)
-    assert outcome.code == record["exit_code"] == 0, outcome.out
+    assert outcome.code == record["exit_code"] in (0, 1), outcome.out
     assert [check["name"] for check in record["checks"]] == ALL
+    # A machine may have a llama.cpp without AVX2.
+    assert all(check["verdict"] in ("PASS", "SKIP") for check in record["checks"] if check["name"] != "build")
     figures = {check["name"]: check["figures"] for check in record["checks"]}
     assert figures["memory"]["needed"] < figures["memory"]["free"] and figures["memory"]["ctx"] == 512
     assert figures["speed"]["tokens_per_second"] > 3 and set(figures["speed"]["member_seconds"]) > {"base", "untuned"}
@@ -33,7 +35,7 @@ def test_the_bundled_family(command: Callable) -> None:
 def test_by_references_and_with_options(command: Callable, tiny: TinyFiles) -> None:
     named = ["--base", str(tiny.base), "--untuned", str(tiny.untuned), "--tuned", f"lora:{tiny.adapter}"]
     outcome = command("doctor", *named, "--quick", "--ctx", "128")
-    assert outcome.code == 0 and outcome.out.startswith("family: from references\n\nPASS  models")
+    assert outcome.code in (0, 1) and outcome.out.startswith("family: from references\n\nPASS  models")
     assert "context of 128 tokens" in outcome.out and "speed" not in outcome.out
     outcome = command("doctor", *named, "--quick", "--ctx", "100000")
     assert outcome.code == 2 and "FAIL  memory" in outcome.out and "--ctx 256 or less" in outcome.out
