@@ -2,15 +2,15 @@
 
     python benchmarks/pair_noise.py [--docs]
 
-Two pairs: the bundled base-s and helpful-s, and the 0.5B of the real Qwen pair with its adapter merged into its weights.
-Both of the latter are made from the published Q4_K_M file, widened to F16, which is the full precision here. Both get the
-same random change of up to half a step of four bits, for weights that stand on a quantization's grid already would lose
-nothing to it.
+Two pairs: the bundled base-s and helpful-s, and the 0.5B of the real Qwen pair with its adapter merged into its
+weights. Both of the latter are made from the published Q4_K_M file, widened to F16, which is the full precision
+here. Both get the same random change of up to half a step of four bits, for weights that stand on a quantization's
+grid already would lose nothing to it.
 
-For each recipe the root mean square of what it adds to the logits of untuned, of tuned, and of their difference. One
-recipe for both is what `eft-gguf convert pair` does; separately quantized files differ from that where their recipes do,
-for without an importance matrix llama.cpp quantizes a file the same way each time. The last rows of the real pair have no
-tuned file: the adapter sits on the quantized untuned model.
+For each recipe the root mean square of what it adds to the logits of untuned, of tuned, and of their difference.
+One recipe for both is what `eft-gguf convert pair` does; separately quantized files differ from that where their
+recipes do, for without an importance matrix llama.cpp quantizes a file the same way each time. The last rows of the
+real pair have no tuned file: the adapter sits on the quantized untuned model.
 """
 
 from __future__ import annotations
