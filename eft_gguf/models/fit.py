@@ -16,6 +16,9 @@ from eft_gguf.models.metadata import GGUFMetadata
 BITS = {"Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q3_K_M": 3.9, "Q2_K": 3.2}
 """Bits that a weight takes on average, over a whole model, in llama.cpp's usual mixtures."""
 
+LEAST_CTX = 512
+"""Tokens of context that are worth a change of quantization."""
+
 GROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use."""
 
@@ -69,7 +72,7 @@ class Plan:
             )
 
     def ways(self, ctx: int, free: int) -> list[str]:
-        """Changes, each of which would make it fit, as advice."""
+        """Changes, each of which would make it fit, as advice; two together where no single one would."""
         ways = []
         shorter = self.largest_ctx(ctx, free)
         if shorter:
@@ -77,7 +80,7 @@ class Plan:
         found = self.smaller_quantization(ctx, free)
         if found is not None:
             ways.append("take {} at {} or smaller".format(*found))
-        return ways or ["close other programs, or take smaller models"]
+        return ways or self._two_ways(ctx, free) or ["close other programs, or take smaller models"]
 
     def largest_ctx(self, most: int, free: int) -> int | None:
         """The longest context that fits, at most `most` tokens, in llama.cpp's steps; None if none does."""
@@ -92,17 +95,29 @@ class Plan:
 
     def smaller_quantization(self, ctx: int, free: int) -> tuple[str, str] | None:
         """The member with most weights, and the best quantization of it that would make all fit; None if none would."""
+        lacking = self.at(ctx).total - free
+        name, savings = self._savings(ctx)
+        return next(((name, quantization) for quantization, saved in savings.items() if saved >= lacking), None)
+
+    def _two_ways(self, ctx: int, free: int) -> list[str]:
+        name, savings = self._savings(ctx)
+        for quantization, saved in savings.items():
+            shorter = self.largest_ctx(ctx, free + saved)
+            if shorter and shorter >= LEAST_CTX:
+                return [f"take {name} at {quantization} or smaller and pass --ctx {shorter}"]
+        return []
+
+    def _savings(self, ctx: int) -> tuple[str, dict[str, int]]:
+        """The member with most weights, and the bytes that each smaller quantization of it would save."""
         memory = self.at(ctx)
         name = max(memory.members, key=lambda name: memory.members[name].weights)
         model, share = self.members[name], memory.members[name]
         numbers = sum(tensor.elements for tensor in model.tensors.values())
         whole = sum(tensor.size_bytes for tensor in model.tensors.values())
-        rest = memory.total - share.weights - share.repacked
-        for quantization, bits in BITS.items():
-            size = int(numbers * bits / 8 * share.weights / whole)
-            if size < share.weights and rest + size * (2 if share.repacked else 1) <= free:
-                return name, quantization
-        return None
+        sizes = {quantization: int(numbers * bits / 8 * share.weights / whole) for quantization, bits in BITS.items()}
+        copies = 2 if share.repacked else 1
+        saved = {quantization: copies * (share.weights - size) for quantization, size in sizes.items()}
+        return name, {quantization: size for quantization, size in saved.items() if size > 0}
 
 
 def in_words(size: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,6 +61,13 @@ def test_a_context_too_long(plan: Plan) -> None:
 def test_weights_too_large(plan: Plan) -> None:
     assert plan.ways(1024, 7 * GB) == ["take base at Q6_K or smaller"]
     assert plan.ways(1024, GB) == ["close other programs, or take smaller models"]
+
+
+def test_where_no_single_change_helps_two_are_named(plan: Plan) -> None:
+    # At 32,768 tokens the cache alone takes more than is free, at F16 the weights do.
+    (way,) = plan.ways(32768, 4 * GB)
+    found = re.fullmatch(r"take base at (\w+) or smaller and pass --ctx (\d+)", way)
+    assert found is not None and found[1] == "Q2_K" and 512 <= int(found[2]) < 32768
 
 
 def test_quantizations_that_are_no_smaller_are_not_named(plan: Plan, large: GGUFMetadata) -> None:
