@@ -92,7 +92,11 @@ class Checkpoint:
             raise ModelFileError(f"{folder} {what}", hint="give the folder with config.json and the .safetensors files")
         self.folder = folder
         self.top_config = read_json(folder / "config.json", hint="give a model's whole folder, as it was downloaded")
-        self.config: dict[str, Any] = {**self.top_config, **self.top_config.get("text_config", {})}
+        text = self.top_config.get("text_config") or {}
+        self.config: dict[str, Any] = {
+            **self.top_config,
+            **{key: v for key, v in text.items() if key != "architectures"},
+        }
         self.tensors = self._tensors()
 
     def _tensors(self) -> dict[str, Stored]:

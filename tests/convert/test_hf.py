@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from contextlib import closing
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 sentencepiece = pytest.importorskip("sentencepiece")
+safetensors = pytest.importorskip("safetensors.torch")
 
 from eft_gguf.convert.check import TEXTS, logits  # noqa: E402
+from eft_gguf.convert.gguf_file import GGUFFile  # noqa: E402
 from eft_gguf.convert.hf import Converted, convert_checkpoint  # noqa: E402
 from eft_gguf.convert.vocabulary import read_vocabulary  # noqa: E402
 from eft_gguf.engine.llama import Model  # noqa: E402
@@ -126,3 +129,24 @@ def test_added_tokens_without_a_row_are_left_out(tmp_path: Path) -> None:
     assert made.vocabulary == ROOM
     assert any("<image_soft_token>" in note for note in made.notes)
     assert made.texts_cut_otherwise == []
+
+
+def test_the_language_model_of_one_that_sees_images(tmp_path: Path) -> None:
+    """Gemma 3 from 4B on: its text model lies one level down, in the configuration and in the names of tensors."""
+    plain, nested = tmp_path / "plain", tmp_path / "nested"
+    write_checkpoint(plain, "Gemma 3")
+    shutil.copytree(plain, nested)
+    config = json.loads((plain / "config.json").read_text())
+    outer = {"architectures": ["Gemma3ForConditionalGeneration"], "model_type": "gemma3", "eos_token_id": [1, 5]}
+    (nested / "config.json").write_text(json.dumps(outer | {"text_config": config | {"architectures": None}}))
+    tensors = safetensors.load_file(plain / "model.safetensors")
+    moved = {name.replace("model.", "language_model.model.", 1): tensor for name, tensor in tensors.items()}
+    moved["vision_tower.vision_model.head.weight"] = torch.ones(2, 2)
+    safetensors.save_file(moved, nested / "model.safetensors")
+    convert_checkpoint(plain, tmp_path / "plain.gguf")
+    made = convert_checkpoint(nested, tmp_path / "nested.gguf")
+    assert any("only the language model" in note for note in made.notes)
+    one, other = GGUFFile(tmp_path / "plain.gguf"), GGUFFile(tmp_path / "nested.gguf")
+    assert one.tensors.keys() == other.tensors.keys()
+    for name in one.tensors:
+        np.testing.assert_array_equal(one.raw(name), other.raw(name))

@@ -259,6 +259,22 @@ SERIES = {
         "falcon",
         tied=True,
     ),
+    "Falcon 11B": Series(
+        "Falcon",
+        {
+            "multi_query": True,
+            "new_decoder_architecture": True,
+            "num_kv_heads": 2,
+            "num_ln_in_parallel_attn": 1,
+            "ffn_hidden_size": 96,
+            "eos_token_id": 2,
+        },
+        falcon,
+        {"eos_token": "<|endoftext|>"},
+        "falcon",
+        "falcon",
+        tied=True,
+    ),
 }
 
 
