@@ -233,11 +233,10 @@ typedef struct eft__term {
     double floor; /* logits below it count as it; -INFINITY for none */
 } eft__term;
 
-/* shift + the sum of factor * row. */
+/* The sum of factor * row. */
 typedef struct eft__sum {
     eft__term term[EFT_MAX_ROWS];
     size_t count;
-    double shift;
     int floored;
 } eft__sum;
 
@@ -246,13 +245,11 @@ static void eft__sum_of_row(eft__sum *sum, const float *row) {
     sum->term[0].factor = 1;
     sum->term[0].floor = -INFINITY;
     sum->count = 1;
-    sum->shift = 0;
     sum->floored = 0;
 }
 
 static int eft__sum_of_rows(eft__sum *sum, const eft_row *rows, size_t n_rows) {
     sum->count = 0;
-    sum->shift = 0;
     sum->floored = 0;
     if (n_rows > EFT_MAX_ROWS || (n_rows > 0 && !rows)) {
         return -1;
@@ -271,45 +268,21 @@ static int eft__sum_of_rows(eft__sum *sum, const eft_row *rows, size_t n_rows) {
     return 0;
 }
 
-/* The sums of one, two or three rows, which are the usual cases, in one loop each, to doubles or right to floats: that
- * spares rounds through the cache. NaN fails the comparison too, and what a float cannot hold is ruled out as well. */
+/* The sums of up to three rows, which are the usual cases, in one loop, to doubles or right to floats: that spares rounds
+ * through the cache. Where rows are fewer, the first stands in by factor 0: what is not finite there rules the token out
+ * anyway. NaN fails the comparison too, and what a float cannot hold is ruled out as well. */
 #define EFT__SUMS(number, absolute, most)                                                                              \
-    static void eft__sum1_##number(number *EFT__RESTRICT out, size_t n, const eft__term *t, size_t at, double shift) { \
-        const float *EFT__RESTRICT a = t[0].row + at;                                                                  \
-        const double fa = t[0].factor;                                                                                 \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            const double sum = shift + fa * a[i];                                                                      \
-            const number rounded = (number) sum;                                                                       \
-            out[i] = absolute(rounded) <= most ? rounded : (number) -INFINITY;                                         \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void eft__sum2_##number(number *EFT__RESTRICT out, size_t n, const eft__term *t, size_t at, double shift) { \
-        const float *EFT__RESTRICT a = t[0].row + at, *EFT__RESTRICT b = t[1].row + at;                                \
-        const double fa = t[0].factor, fb = t[1].factor;                                                               \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            const double sum = shift + fa * a[i] + fb * b[i];                                                          \
-            const number rounded = (number) sum;                                                                       \
-            out[i] = absolute(rounded) <= most ? rounded : (number) -INFINITY;                                         \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static void eft__sum3_##number(number *EFT__RESTRICT out, size_t n, const eft__term *t, size_t at, double shift) { \
-        const float *EFT__RESTRICT a = t[0].row + at, *EFT__RESTRICT b = t[1].row + at;                                \
-        const float *EFT__RESTRICT c = t[2].row + at;                                                                  \
-        const double fa = t[0].factor, fb = t[1].factor, fc = t[2].factor;                                             \
-        for (size_t i = 0; i < n; i++) {                                                                               \
-            const double sum = shift + fa * a[i] + fb * b[i] + fc * c[i];                                              \
-            const number rounded = (number) sum;                                                                       \
-            out[i] = absolute(rounded) <= most ? rounded : (number) -INFINITY;                                         \
-        }                                                                                                              \
-    }                                                                                                                  \
     static int eft__sum_few_##number(const eft__sum *sum, size_t at, size_t n, number *EFT__RESTRICT out) {            \
         if (sum->floored || sum->count < 1 || sum->count > 3) {                                                        \
             return 0;                                                                                                  \
         }                                                                                                              \
-        switch (sum->count) {                                                                                          \
-        case 1: eft__sum1_##number(out, n, sum->term, at, sum->shift); break;                                          \
-        case 2: eft__sum2_##number(out, n, sum->term, at, sum->shift); break;                                          \
-        default: eft__sum3_##number(out, n, sum->term, at, sum->shift); break;                                         \
+        const eft__term *t = sum->term, *u = sum->count > 1 ? t + 1 : t, *v = sum->count > 2 ? t + 2 : t;              \
+        const float *EFT__RESTRICT a = t->row + at, *EFT__RESTRICT b = u->row + at, *EFT__RESTRICT c = v->row + at;    \
+        const double fa = t->factor, fb = u == t ? 0 : u->factor, fc = v == t ? 0 : v->factor;                         \
+        for (size_t i = 0; i < n; i++) {                                                                               \
+            const double total = fa * a[i] + fb * b[i] + fc * c[i];                                                    \
+            const number rounded = (number) total;                                                                     \
+            out[i] = absolute(rounded) <= most ? rounded : (number) -INFINITY;                                         \
         }                                                                                                              \
         return 1;                                                                                                      \
     }
@@ -347,7 +320,7 @@ static void eft__sum_block(const eft__sum *sum, size_t at, size_t n, double *EFT
         return;
     }
     for (size_t i = 0; i < width; i++) {
-        total[i] = sum->shift;
+        total[i] = 0;
     }
     for (size_t m = 0; m < sum->count; m++) {
         if (t[m].floor > -INFINITY) {
@@ -590,16 +563,16 @@ static size_t eft__ids_up_to(const eft__edge *edge, size_t at) {
     return edge->last - at < EFT__BLOCK ? edge->last - at + 1 : EFT__BLOCK;
 }
 
-/* total[i] = inside the set of `small` total[i], outside it small[i]. */
+/* total[i] = inside the set of `small` total[i], outside it small[i] + shift. */
 static void eft__leave_outside(double *EFT__RESTRICT total, const double *EFT__RESTRICT small, const eft__edge *edge,
-                               size_t at) {
+                               double shift, size_t at) {
     const double logit = edge->logit;
     const size_t cut = eft__ids_up_to(edge, at);
     for (size_t i = 0; i < cut; i++) {
-        total[i] = small[i] >= logit ? total[i] : small[i];
+        total[i] = small[i] >= logit ? total[i] : small[i] + shift;
     }
     for (size_t i = cut; i < EFT__BLOCK; i++) {
-        total[i] = small[i] > logit ? total[i] : small[i];
+        total[i] = small[i] > logit ? total[i] : small[i] + shift;
     }
 }
 
@@ -808,7 +781,7 @@ EFT_API int eft_blend_filtered(const eft_row *rows, size_t n_rows, size_t n, con
     eft__edge tuned_edge = {-INFINITY, 0}, base_edge = {-INFINITY, INT32_MAX};
     eft__entry *entry = (eft__entry *) scratch;
     const eft_row *base = NULL, *untuned = NULL;
-    double total[EFT__BLOCK], other[EFT__BLOCK], base_mass = 0, untuned_mass = 0;
+    double total[EFT__BLOCK], other[EFT__BLOCK], base_mass = 0, untuned_mass = 0, shift = 0;
     if (n_rows > EFT_MAX_ROWS || n > INT32_MAX || (n_rows > 0 && !rows) || !eft_filter_valid(filter)) {
         return -1;
     }
@@ -825,7 +798,6 @@ EFT_API int eft_blend_filtered(const eft_row *rows, size_t n_rows, size_t n, con
 
     /* The blend, and the same at knowledge 0: the tuned side. Untuned rows are raised to the floor in both. */
     blend.count = small.count = 0;
-    blend.shift = small.shift = 0;
     blend.floored = small.floored = filter->untuned_floor > -INFINITY;
     for (size_t m = 0; m < n_rows; m++) {
         const double small_factor = rows + m == base      ? 0
@@ -878,7 +850,7 @@ EFT_API int eft_blend_filtered(const eft_row *rows, size_t n_rows, size_t n, con
     }
     if (by_tuned) {
         /* Inside the set log-probabilities are added to the tuned side, so the masses of their models count. */
-        blend.shift = knowledge * (untuned_mass - base_mass);
+        shift = knowledge * (base_mass - untuned_mass);
         tuned_edge = eft__top_p(&small, n, filter->tuned_top_p, eft__log_mass(&small, n, n).log, entry);
     }
 
@@ -891,7 +863,7 @@ EFT_API int eft_blend_filtered(const eft_row *rows, size_t n_rows, size_t n, con
         eft__sum_block(&blend, at, n, total);
         if (by_tuned) {
             eft__sum_block(&small, at, n, other);
-            eft__leave_outside(total, other, &tuned_edge, at);
+            eft__leave_outside(total, other, &tuned_edge, shift, at);
         }
         if (by_base) {
             eft__fit_float(total);

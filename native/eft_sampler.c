@@ -1,50 +1,31 @@
 /* The sampler of eft_sampler.h. Compiles as C11 and as C++. */
 #include "eft_sampler.h"
 
+#include "eft_reader.h"
+
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* A growing list of tokens. */
-typedef struct text {
-    llama_token *token;
-    size_t n, room;
-} text;
-
-/* What one sequence of a context has read, and how many samplers go by it. */
-typedef struct sequence {
-    text read;
-    int users;
-} sequence;
-
-/* A member's context and its sequences; the host's has none. */
-typedef struct side {
-    struct llama_context *ctx;
-    sequence *sequences;
-    int32_t n_sequences;
-    /* Whose logits the context holds: those after the last token that this sequence has read. -1 if nobody's. */
-    int32_t logits_of;
-} side;
-
-/* What a sampler and its clones share. The contexts' sequences are taken by all in step: one number serves for all. */
+/* What a sampler and its clones share. */
 typedef struct shared {
     int users;
     size_t n_members, host;
-    side *sides;
-    int32_t n_sequences;
+    eft_reader *readers; /* one a member; the host's is without sequences, the others have as many as each other */
     size_t n_vocab;
     char *barred; /* by token: 1 if no reply may hold it */
     char *ends;   /* by token: 1 if it ends a reply */
 } shared;
 
+/* One sampler. */
 typedef struct state {
     struct llama_sampler_i functions; /* first six only: the others are for samplers inside llama.cpp's graphs */
     shared *common;
-    int32_t sequence;
-    text said; /* what the next token follows */
-    int fresh; /* nothing was sampled since said began anew */
+    int32_t sequence; /* which one it has in all contexts */
+    eft_tokens said;  /* what the next token follows */
+    int fresh;        /* nothing was sampled since `said` began anew */
     eft_row *rows;
     eft_filter filter;
     float *from_host, *blended;
@@ -53,39 +34,6 @@ typedef struct state {
 } state;
 
 /* ---- Small things */
-
-static int reserve(text *t, size_t n) {
-    if (n > t->room) {
-        const size_t room = n + n / 2 + 64;
-        llama_token *token = (llama_token *) realloc(t->token, room * sizeof *token);
-        if (!token) {
-            return -1;
-        }
-        t->token = token;
-        t->room = room;
-    }
-    return 0;
-}
-
-/* Appends tokens; they may not be those of `t` itself. */
-static int append(text *t, const llama_token *token, size_t n) {
-    if (reserve(t, t->n + n) != 0) {
-        return -1;
-    }
-    if (n > 0) {
-        memcpy(t->token + t->n, token, n * sizeof *token);
-    }
-    t->n += n;
-    return 0;
-}
-
-static size_t common_prefix(const text *a, const text *b) {
-    size_t n = 0;
-    while (n < a->n && n < b->n && a->token[n] == b->token[n]) {
-        n++;
-    }
-    return n;
-}
 
 static int fail(state *s, const char *format, ...) {
     if (!s->error[0]) { /* the first failure is the cause of those after it */
@@ -116,72 +64,10 @@ static double knowledge_of(const eft_row *rows, size_t n) {
     return 0;
 }
 
-/* ---- Decoding the other contexts */
-
-/* Decodes token[from .. n) in one sequence, in batches of n_batch, with logits of the last. Keeps the record. */
-static int decode(state *s, size_t member, const text *all, size_t from) {
-    side *at = &s->common->sides[member];
-    text *read = &at->sequences[s->sequence].read;
-    const int32_t n_batch = (int32_t) llama_n_batch(at->ctx);
-    struct llama_batch batch = llama_batch_init(n_batch, 0, 1);
-    int status = 0;
-    at->logits_of = -1;
-    while (status == 0 && from < all->n) {
-        batch.n_tokens = 0;
-        while (batch.n_tokens < n_batch && from < all->n) {
-            const int32_t i = batch.n_tokens++;
-            batch.token[i] = all->token[from];
-            batch.pos[i] = (llama_pos) from++;
-            batch.n_seq_id[i] = 1;
-            batch.seq_id[i][0] = s->sequence;
-            batch.logits[i] = from == all->n;
-        }
-        status = llama_decode(at->ctx, batch);
-        if (status == 0) {
-            status = append(read, batch.token, (size_t) batch.n_tokens);
-        }
-    }
-    llama_batch_free(batch);
-    if (status != 0) {
-        /* What a failed decode leaves behind is not known: the sequence begins anew. */
-        llama_memory_seq_rm(llama_get_memory(at->ctx), s->sequence, -1, -1);
-        read->n = 0;
-        return fail(s, status == 1 ? "member %d: no room in its context's KV cache (code %d)"
-                                   : "member %d: llama.cpp could not decode a batch (code %d)",
-                    (int) member, status);
-    }
-    at->logits_of = s->sequence;
-    return 0;
-}
-
-/* Brings one context to where the text ends, with the logits after it. */
-static int catch_up(state *s, size_t member) {
-    side *at = &s->common->sides[member];
-    text *read = &at->sequences[s->sequence].read;
-    size_t keep = common_prefix(read, &s->said);
-    if (keep == s->said.n && keep == read->n && at->logits_of == s->sequence) {
-        return 0;
-    }
-    if (s->said.n > llama_n_ctx_seq(at->ctx)) {
-        return fail(s, "member %d: the text has %llu tokens, its context holds %llu", (int) member,
-                    (unsigned long long) s->said.n, (unsigned long long) llama_n_ctx_seq(at->ctx));
-    }
-    keep = keep == s->said.n ? keep - 1 : keep; /* the last token is read again, for its logits */
-    if (keep < read->n) {
-        llama_memory_t memory = llama_get_memory(at->ctx);
-        if (keep == 0 || !llama_memory_seq_rm(memory, s->sequence, (llama_pos) keep, -1)) {
-            /* Recurrent states can't be cut back. */
-            llama_memory_seq_rm(memory, s->sequence, -1, -1);
-            keep = 0;
-        }
-        read->n = keep;
-    }
-    return decode(s, member, &s->said, keep);
-}
-
+/* Decodes on the others' contexts what has part in the next token. */
 static int decode_needed(state *s) {
     shared *common = s->common;
-    struct llama_context *host = common->sides[common->host].ctx;
+    struct llama_context *host = common->readers[common->host].ctx;
     const double knowledge = knowledge_of(s->rows, common->n_members);
     if (s->error[0]) {
         return -1;
@@ -190,22 +76,22 @@ static int decode_needed(state *s) {
         return fail(s, "the sampler was not told the prompt: call eft_sampler_prompt");
     }
     for (size_t i = 0; i < s->said.n; i++) {
-        if (s->said.token[i] < 0 || (size_t) s->said.token[i] >= common->n_vocab) {
-            return fail(s, "token %d is beyond the %llu that all models share", (int) s->said.token[i],
-                        (unsigned long long) common->n_vocab);
+        if (s->said.id[i] < 0 || (size_t) s->said.id[i] >= common->n_vocab) {
+            return fail(s, "token %d is beyond the %zu that all models share", (int) s->said.id[i], common->n_vocab);
         }
     }
     /* A forgotten or doubled token would shift the models against each other, and the blend would look like noise. */
     if (llama_n_seq_max(host) == 1) {
         const size_t read = (size_t) (llama_memory_seq_pos_max(llama_get_memory(host), 0) + 1);
         if (s->fresh ? read != s->said.n : read < s->said.n) {
-            return fail(s, "the host has read %llu tokens, the sampler was told of %llu", (unsigned long long) read,
-                        (unsigned long long) s->said.n);
+            return fail(s, "the host has read %zu tokens, the sampler was told of %zu", read, s->said.n);
         }
     }
     for (size_t m = 0; m < common->n_members; m++) {
-        if (m != common->host && needed(&s->rows[m], knowledge, &s->filter) && catch_up(s, m) != 0) {
-            return -1;
+        char reason[sizeof s->error - 32];
+        if (m != common->host && needed(&s->rows[m], knowledge, &s->filter) &&
+            eft_reader_catch_up(&common->readers[m], s->sequence, &s->said, reason, sizeof reason) != 0) {
+            return fail(s, "member %d: %s", (int) m, reason);
         }
     }
     return 0;
@@ -220,7 +106,7 @@ static const char *sampler_name(const struct llama_sampler *sampler) {
 
 static void sampler_accept(struct llama_sampler *sampler, llama_token token) {
     state *s = (state *) sampler->ctx;
-    if (append(&s->said, &token, 1) != 0) {
+    if (eft_tokens_append(&s->said, &token, 1) != 0) {
         fail(s, "no memory");
     }
 }
@@ -261,7 +147,7 @@ static void sampler_apply(struct llama_sampler *sampler, llama_token_data_array 
     for (size_t m = 0; m < common->n_members; m++) {
         float *logits = NULL;
         if (needed(&s->rows[m], knowledge, &s->filter)) {
-            logits = m == common->host ? s->from_host : llama_get_logits_ith(common->sides[m].ctx, -1);
+            logits = m == common->host ? s->from_host : llama_get_logits_ith(common->readers[m].ctx, -1);
             if (!logits) {
                 fail(s, "member %d: its context gave no logits", (int) m);
                 prefer_ends(common, candidates);
@@ -294,13 +180,10 @@ static void release(shared *common) {
     if (!common || --common->users > 0) {
         return;
     }
-    for (size_t m = 0; common->sides && m < common->n_members; m++) {
-        for (int32_t q = 0; common->sides[m].sequences && q < common->sides[m].n_sequences; q++) {
-            free(common->sides[m].sequences[q].read.token);
-        }
-        free(common->sides[m].sequences);
+    for (size_t m = 0; common->readers && m < common->n_members; m++) {
+        eft_reader_free(&common->readers[m]);
     }
-    free(common->sides);
+    free(common->readers);
     free(common->barred);
     free(common->ends);
     free(common);
@@ -310,13 +193,13 @@ static void state_free(state *s) {
     if (!s) {
         return;
     }
-    for (size_t m = 0; s->common && s->common->sides && m < s->common->n_members; m++) {
-        if (s->common->sides[m].sequences) {
-            s->common->sides[m].sequences[s->sequence].users--;
+    for (size_t m = 0; s->common && m < s->common->n_members; m++) {
+        if (s->common->readers[m].sequences) {
+            s->common->readers[m].sequences[s->sequence].users--;
         }
     }
     release(s->common);
-    free(s->said.token);
+    free(s->said.id);
     free(s->rows);
     free(s->from_host);
     free(s->blended);
@@ -346,7 +229,7 @@ static state *state_of(const struct llama_sampler *sampler) {
 
 /* ---- Making one */
 
-static int text_of_state(state *s, size_t n_members, size_t n_vocab) {
+static int make_room(state *s, size_t n_members, size_t n_vocab) {
     s->rows = (eft_row *) calloc(n_members, sizeof *s->rows);
     s->from_host = (float *) malloc(n_vocab * sizeof *s->from_host);
     s->blended = (float *) malloc(n_vocab * sizeof *s->blended);
@@ -359,8 +242,8 @@ static struct llama_sampler *sampler_clone(const struct llama_sampler *sampler) 
     const state *from = (const state *) sampler->ctx;
     shared *common = from->common;
     state *s = (state *) calloc(1, sizeof *s);
-    if (!s || text_of_state(s, common->n_members, common->n_vocab) != 0 ||
-        append(&s->said, from->said.token, from->said.n) != 0) {
+    if (!s || make_room(s, common->n_members, common->n_vocab) != 0 ||
+        eft_tokens_append(&s->said, from->said.id, from->said.n) != 0) {
         state_free(s);
         return NULL;
     }
@@ -372,27 +255,16 @@ static struct llama_sampler *sampler_clone(const struct llama_sampler *sampler) 
     s->sequence = from->sequence;
     common->users++;
     /* A sequence that nobody uses, or else the other's. */
-    const side *any = &common->sides[common->host == 0 ? common->n_members - 1 : 0];
-    for (int32_t q = 0; any->sequences && q < common->n_sequences; q++) {
-        if (any->sequences[q].users == 0) {
-            s->sequence = q;
-            break;
-        }
+    const eft_reader *any = &common->readers[common->host == 0 ? common->n_members - 1 : 0];
+    for (int32_t i = 0; any->sequences && s->sequence == from->sequence && i < any->n_sequences; i++) {
+        s->sequence = any->sequences[i].users == 0 ? i : s->sequence;
     }
     for (size_t m = 0; m < common->n_members; m++) {
-        side *at = &common->sides[m];
-        if (!at->sequences) {
-            continue;
-        }
-        at->sequences[s->sequence].users++;
-        if (s->sequence != from->sequence) {
-            llama_memory_t memory = llama_get_memory(at->ctx);
-            const text *read = &at->sequences[from->sequence].read;
-            llama_memory_seq_rm(memory, s->sequence, -1, -1);
-            at->sequences[s->sequence].read.n = 0;
-            at->logits_of = at->logits_of == s->sequence ? -1 : at->logits_of;
-            if (append(&at->sequences[s->sequence].read, read->token, read->n) == 0) {
-                llama_memory_seq_cp(memory, from->sequence, s->sequence, -1, -1);
+        eft_reader *reader = &common->readers[m];
+        if (reader->sequences) {
+            reader->sequences[s->sequence].users++;
+            if (s->sequence != from->sequence) {
+                eft_reader_copy(reader, from->sequence, s->sequence);
             }
         }
     }
@@ -425,35 +297,30 @@ static shared *share(const eft_member *members, size_t n_members, size_t host) {
     common->users = 1;
     common->n_members = n_members;
     common->host = host;
-    common->sides = (side *) calloc(n_members, sizeof *common->sides);
+    common->readers = (eft_reader *) calloc(n_members, sizeof *common->readers);
     common->n_vocab = (size_t) llama_vocab_n_tokens(vocab_of(members[0].ctx));
-    common->n_sequences = INT32_MAX;
-    for (size_t m = 0; common->sides && m < n_members; m++) {
-        const size_t n_vocab = (size_t) llama_vocab_n_tokens(vocab_of(members[m].ctx));
-        const int32_t n_sequences = (int32_t) llama_n_seq_max(members[m].ctx);
-        common->n_vocab = n_vocab < common->n_vocab ? n_vocab : common->n_vocab;
-        common->n_sequences = m != host && n_sequences < common->n_sequences ? n_sequences : common->n_sequences;
+    int32_t n_sequences = INT32_MAX;
+    for (size_t m = 0; m < n_members; m++) {
+        const size_t own = (size_t) llama_vocab_n_tokens(vocab_of(members[m].ctx));
+        const int32_t most = m == host ? INT32_MAX : (int32_t) llama_n_seq_max(members[m].ctx);
+        common->n_vocab = own < common->n_vocab ? own : common->n_vocab;
+        n_sequences = most < n_sequences ? most : n_sequences;
     }
     common->barred = (char *) calloc(common->n_vocab, 1);
     common->ends = (char *) calloc(common->n_vocab, 1);
-    if (!common->sides || !common->barred || !common->ends) {
+    if (!common->readers || !common->barred || !common->ends) {
         release(common);
         return NULL;
     }
     for (size_t m = 0; m < n_members; m++) {
-        side *at = &common->sides[m];
-        at->ctx = members[m].ctx;
-        at->logits_of = -1;
-        mark_tokens(common, vocab_of(at->ctx));
+        mark_tokens(common, vocab_of(members[m].ctx));
+        common->readers[m].ctx = members[m].ctx;
         if (m != host) {
-            at->n_sequences = common->n_sequences;
-            at->sequences = (sequence *) calloc((size_t) common->n_sequences, sizeof *at->sequences);
-            if (!at->sequences) {
+            if (eft_reader_init(&common->readers[m], members[m].ctx, n_sequences) != 0) {
                 release(common);
                 return NULL;
             }
-            at->sequences[0].users = 1;
-            llama_memory_clear(llama_get_memory(at->ctx), true);
+            common->readers[m].sequences[0].users = 1;
         }
     }
     for (size_t i = 0; i < common->n_vocab; i++) {
@@ -493,7 +360,7 @@ struct llama_sampler *eft_sampler_init(const eft_member *members, size_t n_membe
     }
     state *s = (state *) calloc(1, sizeof *s);
     if (!s || bases > 1 || untuned > 1 || !(s->common = share(members, n_members, host)) ||
-        text_of_state(s, n_members, s->common->n_vocab) != 0) {
+        make_room(s, n_members, s->common->n_vocab) != 0) {
         state_free(s);
         return NULL;
     }
@@ -539,7 +406,7 @@ int eft_sampler_prompt(struct llama_sampler *sampler, const llama_token *tokens,
         return -1;
     }
     sampler_reset(sampler);
-    return append(&s->said, tokens, n) == 0 ? 0 : fail(s, "no memory");
+    return eft_tokens_append(&s->said, tokens, n) == 0 ? 0 : fail(s, "no memory");
 }
 
 int eft_sampler_decode(struct llama_sampler *sampler) {

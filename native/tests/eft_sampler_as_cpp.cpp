@@ -1,1 +1,2 @@
+#include "../eft_reader.c"
 #include "../eft_sampler.c"

@@ -412,7 +412,7 @@ static void test_failures_end_the_reply(void) {
     }
     read_tokens(longer, far_too_long, 0, 3 * CTX);
     eft_sampler_prompt(s.sampler, far_too_long, 3 * CTX);
-    check_ends(&s, "its context holds");
+    check_ends(&s, "the context holds");
     llama_free(host);
     stop(&s, true);
 }

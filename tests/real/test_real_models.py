@@ -6,6 +6,7 @@ Run with `pytest -m real_models`. EFT_GGUF_MODELS names the folder of the files.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -96,3 +97,25 @@ def test_two_hundred_of_two_hundred_replies_follow_a_json_schema():
             reply = eft.complete([{"role": "user", "content": QUESTION}], blend=blend, sampling=sampling)
             assert reply.finish_reason == "stop", reply.text
             jsonschema.validate(json.loads(reply.text), SCHEMA)
+
+
+@pytest.mark.skipif(not shutil.which("cmake"), reason="needs cmake and a C++ compiler")
+@pytest.mark.parametrize("question", [QUESTION, "What does a compiler do? " * 40])
+def test_the_native_chat_program_says_token_for_token_what_run_says(question, tmp_path_factory):
+    folder = tmp_path_factory.getbasetemp() / "native"
+    if not (folder / "eft-chat").exists():
+        source = Path(__file__).parents[2] / "native"
+        configure = ["cmake", "-S", source, "-B", folder, f"-DPython3_EXECUTABLE={sys.executable}"]
+        subprocess.run(configure, check=True, capture_output=True)
+        subprocess.run(["cmake", "--build", folder, "--target", "eft-chat"], check=True, capture_output=True)
+    # The default system message of the model's template, which llama.cpp's own rendering does not write.
+    system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."
+    flags = ["--threads", str(MEMBERS.threads), "--ctx", "1024", "--max-tokens", "40"]
+    files = ["--base", MEMBERS.base, "--untuned", MEMBERS.untuned, "--lora", MEMBERS.tuned]
+    command = [folder / "eft-chat", *files, *flags, "--temperature", "0", "--ids", "--system", system]
+    done = subprocess.run([*command, "--prompt", question], capture_output=True, text=True, check=True)
+    with replace(MEMBERS, ctx=1024).open() as eft:
+        messages = [{"role": "user", "content": question}]
+        reply = eft.complete(messages, sampling=Sampling(temperature=0, max_tokens=40))
+    assert [int(word) for word in done.stderr.split()] == reply.tokens
+    assert done.stdout == reply.text + "\n"
