@@ -98,7 +98,7 @@ EFT_API int eft_abi(void);
 /* A filter with everything off. */
 EFT_API eft_filter eft_filter_none(void);
 
-/* 1 if all values of the filter are inside their ranges, else 0. */
+/* 1 if all values of the filter are inside their ranges, else 0, as for NULL. */
 EFT_API int eft_filter_valid(const eft_filter *filter);
 
 /* The equation sorted by model.
@@ -604,8 +604,8 @@ EFT_API eft_filter eft_filter_none(void) {
 }
 
 EFT_API int eft_filter_valid(const eft_filter *f) {
-    return f->tuned_top_p > 0 && f->tuned_top_p <= 1 && f->base_top_p > 0 && f->base_top_p <= 1 && f->base_min_p >= 0 &&
-           f->base_min_p <= 1 && f->untuned_floor <= 0;
+    return f && f->tuned_top_p > 0 && f->tuned_top_p <= 1 && f->base_top_p > 0 && f->base_top_p <= 1 &&
+           f->base_min_p >= 0 && f->base_min_p <= 1 && f->untuned_floor <= 0;
 }
 
 static double eft__without_rounding(double factor) {

@@ -63,7 +63,7 @@ static void test_filters(void) {
     float out[N];
     double scratch[3 * N];
     eft_filter filter = eft_filter_none();
-    CHECK(eft_filter_valid(&filter));
+    CHECK(eft_filter_valid(&filter) && !eft_filter_valid(NULL));
     three_rows(rows, 1, 1);
     filter.base_min_p = 0.3; /* exp(-1) > 0.3 > exp(-2): tokens 0 and 1 */
     CHECK(eft_blend_filtered(rows, 3, N, &filter, scratch, out) == 0);
@@ -72,6 +72,7 @@ static void test_filters(void) {
     filter.base_top_p = 0.6; /* the likeliest has 0.64 */
     CHECK(eft_blend_filtered(rows, 3, N, &filter, scratch, out) == 0);
     CHECK(out[0] == 3 && out[1] == -INFINITY && out[2] == -INFINITY);
+    CHECK(eft_blend_filtered(rows, 3, 0, &filter, scratch, out) == 0); /* no tokens at all */
     filter.base_top_p = 0;
     CHECK(!eft_filter_valid(&filter) && eft_blend_filtered(rows, 3, N, &filter, scratch, out) == -1);
     filter = eft_filter_none();
