@@ -15,6 +15,7 @@ from eft_gguf.models.findings import SEVERITIES, Finding
 from eft_gguf.models.metadata import GGUFMetadata
 from eft_gguf.models.tokenizers import compare, present
 
+EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 CONTROL_TEXT = re.compile(r"<\|[^<>|\s]+\|>|<(?:start|end)_of_turn>|<\|?/?[a-z]+_(?:start|end)\|?>")
 """How control tokens are written in templates."""
 
@@ -91,6 +92,13 @@ def _check_model(role: str, member: GGUFMetadata) -> list[Finding]:
 
 def _check_adapter(role: str, adapter: GGUFMetadata, own: str, untuned: GGUFMetadata) -> list[Finding]:
     if adapter.architecture == untuned.architecture:
+        # llama.cpp takes such an adapter for one of the output layer too, and aborts the process at the first decode.
+        if EMBEDDING + ".lora_a" in adapter.tensors and OUTPUT not in untuned.tensors:
+            message = (
+                f"{_named(role, adapter)} adapts the embedding, which is the output layer too in "
+                f"{_named(own, untuned)}: llama.cpp cannot compute that"
+            )
+            return [Finding("error", message, "train an adapter of linear layers only, or merge this one")]
         return []
     message = (
         f"{_named(role, adapter)} adapts models of architecture {adapter.architecture!r}, "

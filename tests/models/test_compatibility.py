@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from eft_gguf.errors import CompatibilityError
 from eft_gguf.models.compatibility import check, require
 from eft_gguf.models.findings import Finding
+from eft_gguf.models.header import Tensor
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from tests.gguf_files import CONTROL, NORMAL, TOKENS, UNUSED, write_adapter, write_model
 from tests.tiny_architectures import write_architecture
@@ -128,6 +130,16 @@ def test_an_adapter_needs_the_architecture_of_untuned(make: Maker) -> None:
     assert check(base, untuned, {"tuned": make.adapter(architecture="qwen2")}) == []
     finding = only(check(base, untuned, {"tuned": make.adapter(architecture="llama")}), "error")
     assert "'llama'" in finding.message and "untuned (small.gguf) is 'qwen2'" in finding.message
+
+
+def test_an_adapter_of_a_tied_embedding_is_refused(make: Maker) -> None:
+    """llama.cpp would end the process with it."""
+    base, tied, adapter = make("large"), make("small"), make.adapter()
+    adapter = replace(adapter, tensors={"token_embd.weight.lora_a": Tensor(0, 16, 64)})
+    finding = only(check(base, tied, {"tuned": adapter}), "error")
+    assert "adapts the embedding, which is the output layer too in untuned (small.gguf)" in finding.message
+    untied = replace(tied, tensors={**tied.tensors, "output.weight": Tensor(0, 16, 64)})
+    assert check(base, untied, {"tuned": adapter}) == []
 
 
 def test_only_tuned_can_be_an_adapter(make: Maker) -> None:
