@@ -63,26 +63,31 @@ def blend_candidates(rows, factors, candidates):  # type: ignore[no-untyped-def]
             candidates[start + i].logit = total[i]
 
 
-# There is no NaN in blended logits: knowing that, the compiler compares several numbers an instruction.
-@numba.njit(cache=True, error_model="numpy", fastmath={"nnan", "nsz"})
-def _peak(total, width):  # type: ignore[no-untyped-def]
-    """The largest of total[: width]."""
-    high = -np.inf
-    for i in range(width):
-        high = total[i] if total[i] > high else high
-    return high
+@numba.njit(cache=True, error_model="numpy")
+def _peak(total, width, folded):  # type: ignore[no-untyped-def]
+    """The largest of total[: width], which is of length BLOCK; folded: half as long, to work in."""
+    # In halves: the compiler may not reorder a maximum over the whole, but works on several pairs an instruction.
+    total[width:] = -np.inf
+    half = BLOCK // 2
+    for i in range(half):
+        folded[i] = total[i] if total[i] > total[half + i] else total[half + i]
+    while half > 8:
+        half //= 2
+        for i in range(half):
+            folded[i] = folded[i] if folded[i] > folded[half + i] else folded[half + i]
+    return folded[:half].max()
 
 
 @numba.njit(cache=True, error_model="numpy")
 def blend_argmax(rows, factors, n):  # type: ignore[no-untyped-def]
     """The token with the largest blended logit; of equal ones the smallest id, as llama.cpp's greedy sampler."""
-    total = np.empty(BLOCK, np.float64)
+    total, folded = np.empty(BLOCK, np.float64), np.empty(BLOCK // 2, np.float64)
     best, best_logit = 0, np.float32(-np.inf)
     for start in range(0, n, BLOCK):
         stop = min(start + BLOCK, n)
         _sum_block(rows, factors, start, stop, total)
         # float32, as the sampler chain would see it: both paths must choose the same token.
-        peak = np.float32(_peak(total, stop - start))
+        peak = np.float32(_peak(total, stop - start, folded))
         if peak > best_logit:
             best_logit = peak
             for i in range(stop - start):
@@ -101,14 +106,14 @@ def blend_top(rows, factors, k, candidates):  # type: ignore[no-untyped-def]
     k blocks all are. Summing the blocks with such a peak again takes less time than writing all sums to memory.
     """
     n = len(candidates)
-    total = np.empty(BLOCK, np.float64)
+    total, folded = np.empty(BLOCK, np.float64), np.empty(BLOCK // 2, np.float64)
     blocks = (n + BLOCK - 1) // BLOCK
     peaks = np.empty(blocks, np.float32)
     for block in range(blocks):
         start = block * BLOCK
         stop = min(start + BLOCK, n)
         _sum_block(rows, factors, start, stop, total)
-        peaks[block] = _peak(total, stop - start)
+        peaks[block] = _peak(total, stop - start, folded)
     floor = np.sort(peaks)[blocks - k] if k <= blocks else np.float32(-np.inf)
     count = 0
     for block in range(blocks):
