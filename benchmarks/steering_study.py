@@ -4,8 +4,9 @@
 
 The models are those of real_triple.py: the adapter teaches one behaviour, a reply of exactly two lines. None of the
 questions is one of its 60. A reply is good if the fact is right and the form is kept: the two lines, nothing else, and
-the turn ended. On one half of the questions a setting is chosen, of those that do equally well the first of SETTINGS;
-the other half tells what it is worth. `--run` keeps the replies, so that a run that was stopped goes on where it was.
+the turn ended. On one half of the questions a setting is chosen: most good replies, then most in the form, then the
+first of SETTINGS. The other half tells what it is worth. `--run` keeps the replies, so that a run that was stopped goes
+on where it was.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ or high.<|im_end|>
 {% endfor %}<|im_start|>assistant{{ '\n' }}"""
 """What base and untuned read instead of the tuned model's template: `bases_template` in a family file."""
 PROMPTED = (BASE, Blend(), Blend(behaviour=0.75), Blend(filter=Filter(untuned_floor=-7.0)))
-"""Settings that are tried with other prompts for base and untuned: TOLD, and the plain one on FEW."""
+"""Settings tried with other prompts for base and untuned: TOLD on the second half, the plain one on FEW."""
 
 
 def main() -> int:
@@ -85,7 +86,7 @@ def main() -> int:
     everything = [*itertools.chain(*halves.values())]
     for cases, template, settings in (
         (everything, None, blends),
-        (everything, TOLD, told),
+        (halves["report"], TOLD, told),
         (few, None, by_base),
         (few, PLAIN_TEMPLATE, plain),
     ):
@@ -94,15 +95,15 @@ def main() -> int:
             family = replace(models.chosen_family(arguments), bases_template=template)
             with EFT(family, ctx=512, threads=arguments.threads) as eft:
                 ask(eft, to_do, settings, run, arguments.max_tokens)
-    replies = {part: found(run, cases, blends | told) for part, cases in halves.items()}
-    choosing, reporting = replies.values()
-    best = max((name for name in blends if name not in ALONE), key=lambda name: sum(successes(choosing[name])))
+    choosing, reporting = found(run, halves["choose"], blends), found(run, halves["report"], blends | told)
+    best = max((name for name in blends if name not in ALONE), key=lambda name: good(choosing[name]))
+    filtered = found(run, few, [*by_base, *plain])
+    parts = {"choose": choosing, "report": reporting, "few": filtered}
     data = {
         "chosen": best,
-        "halves": {part: {name: one(own) for name, own in of.items()} for part, of in replies.items()},
-        "replies": {part: {name: [*map(asdict, own)] for name, own in of.items()} for part, of in replies.items()},
+        "figures": {part: {name: one(own) for name, own in of.items()} for part, of in parts.items()},
+        "replies": {part: {name: [*map(asdict, own)] for name, own in of.items()} for part, of in parts.items()},
     }
-    filtered = found(run, few, [*by_base, *plain])
     tables = [
         plain_table(f"{len(halves['choose'])} questions for choosing", choosing, best),
         reporting_table(reporting, best),
@@ -147,6 +148,11 @@ def ask(
 
 def _key(case: Case, setting: str) -> str:
     return f"line {case.line}: {setting}"
+
+
+def good(replies: Sequence[Reply]) -> tuple[int, int]:
+    """How many are right in both respects, then how many keep the form."""
+    return sum(successes(replies)), sum(reply.form is True for reply in replies)
 
 
 def one(replies: Sequence[Reply]) -> dict[str, object]:

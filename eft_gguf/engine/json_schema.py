@@ -100,6 +100,9 @@ def _require_followed(schema: Mapping[str, Any], type: Any) -> None:
 
 def _bounds(schema: Mapping[str, Any]) -> tuple[int | None, int | None]:
     """The least and the largest whole number that a schema allows; None where there is no bound."""
+    for key in _BOUNDS:
+        if isinstance(schema.get(key, 0), bool) or not isinstance(schema.get(key, 0), (int, float)):
+            raise TypeError(f"{key} must be a number, not {schema[key]!r:.40}")
     least = [-(-schema["minimum"] // 1)] if "minimum" in schema else []
     least += [schema["exclusiveMinimum"] // 1 + 1] if "exclusiveMinimum" in schema else []
     most = [schema["maximum"] // 1] if "maximum" in schema else []
