@@ -84,8 +84,8 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .15rem .9rem .15rem 0; border-bottom: 1px solid var(--line); font-weight: normal;
   white-space: nowrap; }
 thead th { color: var(--dim); }
-#details td:last-child { min-width: 14rem; white-space: normal; }
-#details td:last-child span { display: inline-block; margin-right: .8rem; white-space: nowrap; }
+#details td:last-child { min-width: 20rem; white-space: normal; font-size: .875rem; }
+#details td:last-child span { display: inline-block; margin-right: .6rem; white-space: nowrap; }
 #details .same { font-weight: bold; }
 code { white-space: pre; }
 </style>
