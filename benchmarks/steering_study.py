@@ -52,7 +52,7 @@ BY_BASE = (
     Blend(filter=Filter(base_min_p=0.0001, untuned_floor=-7.0)),
 )
 """What rules out by the base. Replies are long where the form is lost, so fewer questions must do for these."""
-FEW = 40
+FEW = 24
 TOLD = """<|im_start|>system
 Reply with exactly two lines. The first is "Answer: " and a short answer. The second is "Confidence: " and low, medium \
 or high.<|im_end|>
