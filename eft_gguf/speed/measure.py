@@ -19,6 +19,7 @@ from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import ContextError
 from eft_gguf.models.family import Family, read_family
 from eft_gguf.models.fit import Plan, free_memory
+from eft_gguf.speed.drafts import measure_drafts
 from eft_gguf.speed.result import Aggregate, Alone, Blended, Peak, Speed, Turn
 from eft_gguf.speed.spread import Spread
 
@@ -35,6 +36,11 @@ QUESTIONS = (
     "Name one other town there.",
     "How would you travel from the one to the other?",
     "Which of the two would you rather live in, and why?",
+    "What do people eat there in the morning?",
+    "When is the best time of the year to go?",
+    "How much would a week there cost?",
+    "What should I read before I leave?",
+    "Now say all that in one sentence.",
 )
 PREFILL, REPLY, TURN_REPLY, AGGREGATE_CTX = 512, 16, 24, 512
 """Tokens: of the prompt to be timed, of each reply, of a reply in a chat, of context for each of several replies."""
@@ -110,11 +116,12 @@ def measure_speed(options: Mapping[str, Any], speed: Speed, tick: Tick, *, quick
 
     options: as for `EFT.open`.  quick: a fraction of a second for each part where that is enough; else some seconds.
     """
-    clock = _Clock(parts=7, seconds=0.3 if quick else 5.0, tick=tick)
+    clock = _Clock(parts=8, seconds=0.3 if quick else 5.0, tick=tick)
     with EFT.open(**options) as eft:
         speed.settings |= settings(eft)
         _models(eft, speed, clock)
         _blend(eft, speed, clock)
+        speed.drafts = measure_drafts(eft, QUESTIONS, clock.rounds("the length of drafts"))
         speed.memory = _memory(eft, speed.settings)
         _turns(eft, speed, clock)
         ctx = min(eft.ctx, AGGREGATE_CTX)
@@ -233,7 +240,7 @@ def _aggregate(eft: EFT, counts: list[int], speed: Speed, clock: _Clock) -> None
 def _together(eft: EFT, count: int, seed: int, seconds: float) -> float:
     """Tokens a second of `count` replies at once; 0 where one ended too soon to tell.
 
-    A step gives each of them a token, whoever asks for it.
+    A step gives each of them a token, whoever asks for it; with drafts, several at times.
     """
     options = [Sampling(seed=seed + number, max_tokens=2 * MOST_STEPS) for number in range(count)]
     replies = [eft.stream(PROMPT, sampling=option) for option in options]
@@ -244,6 +251,9 @@ def _together(eft: EFT, count: int, seed: int, seconds: float) -> float:
         shown[number] += chunk.token is not None
         return chunk
 
+    def generated() -> int:
+        return sum(chunk.timings.generated_tokens for chunk in chunks)
+
     try:
         chunks = [pull(number) for number in range(count)]
         for least in (1, 0):  # all have begun; then nobody has tokens that were not shown yet
@@ -252,14 +262,14 @@ def _together(eft: EFT, count: int, seed: int, seconds: float) -> float:
                     shown[number] < least or shown[number] < chunks[number].timings.generated_tokens
                 ):
                     chunks[number] = pull(number)
-        before, steps, started = sum(shown), 0, time.perf_counter()
+        before, steps, started = generated(), 0, time.perf_counter()
         while all(chunk.finish_reason is None for chunk in chunks) and steps < MOST_STEPS:
             if steps >= FEWEST_STEPS and time.perf_counter() - started > seconds:
                 break
             chunks = [pull(number) for number in range(count)]
             steps += 1
         elapsed = time.perf_counter() - started
-        return (sum(shown) - before) / elapsed if steps >= FEWEST_STEPS else 0.0
+        return (generated() - before) / elapsed if steps >= FEWEST_STEPS else 0.0
     finally:
         for reply in replies:
             reply.close()

@@ -16,12 +16,13 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 
 
 def draw(speed: Speed) -> Figure:
-    """Up to four panels: rates, batch cost, turns of a chat, several replies at once."""
+    """Up to five panels: rates, batch cost, draft length, turns of a chat, several replies at once."""
     parts = [
         part
         for part, there in (
             (_rates, speed.alone),
             (_batches, speed.batch_cost),
+            (_drafts, speed.drafts),
             (_turns, speed.turns),
             (_sequences, speed.aggregate),
         )
@@ -48,6 +49,16 @@ def _batches(axes: Axes, speed: Speed) -> None:
         relative = [costs[size].median / costs[1].median for size in costs]
         axes.plot(list(costs), relative, marker="o", label=name, color=COLOURS[number % len(COLOURS)])
     axes.set(title="Batch cost", xlabel="tokens in a decode", ylabel="decodes of one token", ylim=(0, None))
+    axes.legend()
+
+
+def _drafts(axes: Axes, speed: Speed) -> None:
+    rates = {each.setting: 1 / each.token.median for each in speed.drafts}
+    fixed = {int(setting): rate for setting, rate in rates.items() if setting.isdecimal()}
+    axes.plot(list(fixed), list(fixed.values()), marker="o", label="as many in every round", color=COLOURS[0])
+    for setting in rates.keys() - set(map(str, fixed)):
+        axes.axhline(rates[setting], linestyle="--", label=setting, color=COLOURS[1])
+    axes.set(title="Draft length", xlabel="tokens drafted a round", ylabel="tokens a second", ylim=(0, None))
     axes.legend()
 
 

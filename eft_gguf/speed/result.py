@@ -27,6 +27,21 @@ class Blended:
 
 
 @dataclass(frozen=True, slots=True)
+class Drafted:
+    """Replies with drafts, `setting` of them a round ("0" for none, or "auto"): seconds of a token after the first.
+
+    gain: how many times as fast as without drafts, by pairs.  acceptance: the share taken of the drafts that were
+    checked.  mean_length: drafts a round.
+    """
+
+    setting: str
+    token: Spread
+    gain: Spread
+    acceptance: float | None
+    mean_length: float
+
+
+@dataclass(frozen=True, slots=True)
 class Aggregate:
     """Replies under way at once: tokens a second of all together, and what their decodes allow at most.
 
@@ -75,6 +90,7 @@ class Speed:
     alone: dict[str, Alone] = field(default_factory=dict)
     batch_cost: dict[str, dict[int, Spread]] = field(default_factory=dict)
     blend: Blended | None = None
+    drafts: list[Drafted] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)
     aggregate: list[Aggregate] = field(default_factory=list)
     memory: Peak | None = None
@@ -103,6 +119,7 @@ class Speed:
                 name: {str(size): spread.median for size, spread in costs.items()}
                 for name, costs in self.batch_cost.items()
             },
+            "drafts": [asdict(each) | {"tokens_per_second": 1 / each.token.median} for each in self.drafts],
             "sequences": [asdict(aggregate) for aggregate in self.aggregate],
             "turns": [asdict(turn) | {"decoded_tokens": turn.decoded_tokens} for turn in self.turns],
             "memory": self.memory and asdict(self.memory),
@@ -115,6 +132,7 @@ class Speed:
             for table, there in (
                 (self._rates(), self.alone),
                 (self._batches(), self.batch_cost),
+                (self._drafts(), self.drafts),
                 (self._turns(), self.turns),
                 (self._sequences(), self.aggregate),
                 (self._memory(), self.memory),
@@ -143,6 +161,20 @@ class Speed:
         ]
         title = "Batch cost: a decode of n tokens, in decodes of one"
         return Table(title, ("n", *map(str, sizes)), rows)
+
+    def _drafts(self) -> Table:
+        rows = [
+            (
+                each.setting,
+                f"{1 / each.token.median:.1f}",
+                each.gain.text(2),
+                "" if each.acceptance is None else f"{each.acceptance:.0%}",
+                f"{each.mean_length:.1f}",
+            )
+            for each in self.drafts
+        ]
+        columns = ("drafts", "tokens/s", "of without (quartiles)", "taken", "a round")
+        return Table("Draft length: what tokens drafted ahead bring", columns, rows)
 
     def _turns(self) -> Table:
         rows = [

@@ -40,7 +40,7 @@ def test_every_figure_is_there(record: dict[str, Any]) -> None:
     assert list(record["models"]) == list(record["batch_cost"]) == members
     assert {len(costs) for costs in record["batch_cost"].values()} == {8}
     assert [each["sequences"] for each in record["sequences"]] == [1, 2, 4, 8, 16]
-    assert [turn["number"] for turn in record["turns"]] == [1, 2, 3, 4, 5]
+    assert [turn["number"] for turn in record["turns"]] == list(range(1, 11))
     assert {"cpu", "memory", "system", "instructions"} == set(record["machine"])
 
 
