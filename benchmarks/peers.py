@@ -37,9 +37,10 @@ class Peer:
     bound: float | None = None
 
 
-PLAIN: dict[str, Any] = {}
+PLAIN: dict[str, Any] = {"speculate": "off"}
 PEERS = {
     "llama.cpp, base alone": Peer("base alone", {}, PLAIN),
+    "llama.cpp, base alone; eft-gguf with drafts": Peer("base alone", {}, {"speculate": "auto"}),
     "llama-cpp-python loop": Peer("llama-cpp-python", {"logprobs": False}, PLAIN, 1.0),
     "llama-cpp-python loop, log-probabilities": Peer(
         "llama-cpp-python", {"logprobs": True}, {**PLAIN, "logprobs": True}, 1.5

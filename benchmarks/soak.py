@@ -1,6 +1,6 @@
 """Many requests of all kinds at once, some cancelled, for as long as it takes: does anything leak, go wrong or hang?
 
-    python benchmarks/soak.py [--requests 2000] [--docs]
+    python benchmarks/soak.py [--requests 2000] [--speculate 3] [--docs]
 
 Requests of random prompts, lengths, dials, traits, filters and sampling options come and go in random order, more of
 them at once than there is room for. What each says, cancelled ones too, is read again by a plain run: one reply at a
@@ -53,6 +53,8 @@ class Counts:
     refused: int = 0
     failed: int = 0
     tokens: int = 0
+    drafts: int = 0
+    taken: int = 0
     greedy: int = 0
     log_probabilities: int = 0
     wrong: int = 0
@@ -77,12 +79,15 @@ def main() -> int:
     parser = models.parser(__doc__)
     parser.set_defaults(family="bundled")
     parser.add_argument("--requests", type=int, default=2000, help="how many (default: 2000)")
+    parser.add_argument("--speculate", default="3", help="auto, off, or tokens drafted a round (default: 3)")
     parser.add_argument("--seed", type=int, default=0, help="for another set of requests")
     arguments = parser.parse_args()
     about = machine.describe()
     faulthandler.enable()
     with (
-        models.open_family(arguments, ctx=CTX, sequences=SEQUENCES, queue=QUEUE, batch=64) as eft,
+        models.open_family(
+            arguments, ctx=CTX, sequences=SEQUENCES, queue=QUEUE, batch=64, speculate=arguments.speculate
+        ) as eft,
         models.open_family(arguments, ctx=CTX) as plain,
     ):
         counts = soak(eft, plain, arguments.requests, random.Random(arguments.seed))
@@ -163,6 +168,8 @@ def check(plain: EFT, request: Request, counts: Counts) -> None:
     counts.tokens += len(said)
     if not said:
         return
+    counts.drafts += said[-1].timings.checked
+    counts.taken += said[-1].timings.accepted
     options = request.sampling
     greedy = options.temperature == 0 and options.repeat_penalty == 1 and options.grammar is None
     tokens = [int(chunk.token) for chunk in said if chunk.token is not None]
@@ -249,6 +256,8 @@ def soak_table(counts: Counts, growth: float, family: str) -> Table:
         ("– refused: prompt too long, or queue full", f"{counts.refused:,}"),
         ("– failed", f"{counts.failed:,}"),
         ("tokens generated", f"{counts.tokens:,}"),
+        ("drafts checked by the engine", f"{counts.drafts:,}"),
+        ("– taken", f"{counts.taken:,}"),
         ("greedy tokens checked", f"{counts.greedy:,}"),
         ("log-probabilities checked", f"{counts.log_probabilities:,}"),
         (f"of these wrong by more than {TOLERANCE}", f"{counts.wrong:,}"),

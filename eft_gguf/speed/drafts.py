@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import contextmanager, closing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from eft_gguf.eft import EFT
 from eft_gguf.engine.sampling import Sampling
@@ -18,39 +17,49 @@ REPLY = 48
 """Tokens: drafts are worth more or less from place to place, so replies are longer than those that time a token."""
 
 
-def measure_drafts(eft: EFT, questions: Iterable[str], rounds: Iterable[int]) -> list[Drafted]:
+def measure_drafts(
+    eft: EFT, questions: Sequence[str], rounds: Iterable[int], tick: Callable[[], None]
+) -> list[Drafted]:
     """Replies with each length in turn, round by round; `auto` last, where the family was opened with it.
 
-    In a round all answer the same question with the same seed. Empty where a member cannot roll back.
+    In a round all answer the same question with the same seed.  tick: called before each reply.  Empty where a member
+    cannot roll back, or speculation is off.
     """
     opened = eft._engine._speculation
     if opened is None or opened.cannot_roll_back:
         return []
-    questions = list(questions)
     ways: dict[str, Speculation | None] = {str(length): fixed(eft, opened, length) for length in LENGTHS}
     if opened.length is None:
         ways[AUTO] = opened
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for way in ways.values():  # the first compiles, or loads what was compiled
+        with _speculating(eft, way):
+            eft.complete(questions[0], sampling=Sampling(seed=0, max_tokens=3))
     timings: dict[str, list[Timings]] = {name: [] for name in ways}
     for number in rounds:
         message = {"role": "user", "content": questions[number % len(questions)]}
+        replies = {}
         for name in sorted(ways, reverse=bool(number % 2)):
+            tick()
             with _speculating(eft, ways[name]):
-                reply = eft.complete([message], sampling=Sampling(seed=number, max_tokens=REPLY)).timings
-            if reply.generated_tokens > 1:
-                seconds[name].append(reply.decode_seconds / (reply.generated_tokens - 1))
+                replies[name] = eft.complete([message], sampling=Sampling(seed=number, max_tokens=REPLY)).timings
+        if all(reply.generated_tokens > 1 for reply in replies.values()):
+            for name, reply in replies.items():
                 timings[name].append(reply)
-    plain = seconds["0"]
-    return [
-        Drafted(
-            name,
-            Spread.of(seconds[name]),
-            Spread.of([alone / own for alone, own in zip(plain, seconds[name], strict=True)]),
-            *_of_all(timings[name]),
-        )
-        for name in ways
-        if seconds[name]
-    ]
+    plain = [1 / reply.tokens_per_second for reply in timings["0"]]
+    return [_drafted(name, timings[name], plain) for name in ways if plain]
+
+
+def _drafted(name: str, timings: Sequence[Timings], plain: Sequence[float]) -> Drafted:
+    """plain: seconds a token of the same replies without drafts."""
+    seconds = [1 / reply.tokens_per_second for reply in timings]
+    checked, rounds = sum(each.checked for each in timings), sum(each.rounds for each in timings)
+    return Drafted(
+        name,
+        Spread.of(seconds),
+        Spread.of([alone / own for alone, own in zip(plain, seconds, strict=True)]),
+        sum(each.accepted for each in timings) / checked if checked else None,
+        sum(each.drafted for each in timings) / max(1, rounds),
+    )
 
 
 def fixed(eft: EFT, opened: Speculation, length: int) -> Speculation | None:
@@ -68,10 +77,3 @@ def _speculating(eft: EFT, speculation: Speculation | None) -> Iterator[None]:
         yield
     finally:
         engine._speculation = before
-
-
-def _of_all(timings: list[Timings]) -> tuple[float | None, float]:
-    """(the share of checked drafts that was taken, drafts a round) over several replies."""
-    checked, rounds = sum(each.checked for each in timings), sum(each.rounds for each in timings)
-    taken = sum(each.accepted for each in timings) / checked if checked else None
-    return taken, sum(each.drafted for each in timings) / max(1, rounds)

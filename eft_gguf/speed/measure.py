@@ -44,6 +44,7 @@ QUESTIONS = (
 )
 PREFILL, REPLY, TURN_REPLY, AGGREGATE_CTX = 512, 16, 24, 512
 """Tokens: of the prompt to be timed, of each reply, of a reply in a chat, of context for each of several replies."""
+DRAFTS = "the length of drafts"
 DEPTH = 32
 """Tokens before those that a model decodes alone; a reply to `PROMPT` begins at 15 and goes on to some 40."""
 FEWEST_STEPS = 4
@@ -121,9 +122,10 @@ def measure_speed(options: Mapping[str, Any], speed: Speed, tick: Tick, *, quick
         speed.settings |= settings(eft)
         _models(eft, speed, clock)
         _blend(eft, speed, clock)
-        speed.drafts = measure_drafts(eft, QUESTIONS, clock.rounds("the length of drafts"))
         speed.memory = _memory(eft, speed.settings)
         _turns(eft, speed, clock)
+        rounds = clock.rounds(DRAFTS)
+        speed.drafts = measure_drafts(eft, QUESTIONS, rounds, lambda: clock.tick(DRAFTS))
         ctx = min(eft.ctx, AGGREGATE_CTX)
         room = _room(eft.family, ctx, speed.settings)
     counts = [count for count in SEQUENCES if count <= room]
@@ -138,7 +140,13 @@ def settings(eft: EFT) -> dict[str, Any]:
     """What the figures depend on besides the machine."""
     ensemble = eft._ensemble
     hardware = {key: value for key, value in asdict(ensemble.hardware).items() if value is not None}
-    return {"family": eft.family.name, "ctx": eft.ctx, "batch": ensemble.batch, **hardware}
+    return {
+        "family": eft.family.name,
+        "ctx": eft.ctx,
+        "batch": ensemble.batch,
+        **hardware,
+        "speculate": eft.speculation["setting"],
+    }
 
 
 def _models(eft: EFT, speed: Speed, clock: _Clock) -> None:

@@ -20,6 +20,7 @@ def test_many_requests_at_once_leak_nothing_say_nothing_wrong_and_end():
     assert min(counts[kind] for kind in ("finished", "cancelled", "refused")) > 5
     assert counts["requests"] == 150 == counts["finished"] + counts["cancelled"] + counts["refused"]
     assert counts["greedy"] > 300 and counts["log_probabilities"] > 300
+    assert counts["drafts"] > counts["taken"] > 100
     assert found["idle"]
     # In so short a run caches are still being filled for the first time.
     assert found["growth"] < 1.2

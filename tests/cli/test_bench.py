@@ -41,6 +41,7 @@ def test_every_figure_is_there(record: dict[str, Any]) -> None:
     assert {len(costs) for costs in record["batch_cost"].values()} == {8}
     assert [each["sequences"] for each in record["sequences"]] == [1, 2, 4, 8, 16]
     assert [turn["number"] for turn in record["turns"]] == list(range(1, 11))
+    assert [each["setting"] for each in record["drafts"]] == ["0", "1", "2", "3", "4", "6", "8", "12", "16", "auto"]
     assert {"cpu", "memory", "system", "instructions"} == set(record["machine"])
 
 
@@ -56,6 +57,11 @@ def test_figures_fit_together(record: dict[str, Any]) -> None:
     assert first["cached_tokens"] == 0
     assert all(turn["cached_tokens"] > 0 and turn["first_token"] > 0 for turn in later)
     assert all(turn["prompt_tokens"] == turn["cached_tokens"] + turn["decoded_tokens"] for turn in record["turns"])
+    none, *some, _ = record["drafts"]
+    assert none["mean_length"] == 0 and none["acceptance"] is None and none["gain"]["median"] == 1
+    assert all(0 < each["acceptance"] <= 1 and each["tokens_per_second"] > 0 for each in some)
+    lengths = [each["mean_length"] for each in some]
+    assert 0 < lengths[0] <= 1 and lengths == sorted(lengths)
     one, *_, sixteen = record["sequences"]
     assert sixteen["tokens_per_second"] > one["tokens_per_second"] > 0
     assert record["memory"]["peak"] > record["memory"]["files"] + record["memory"]["kv"]
@@ -66,7 +72,14 @@ def test_tables_fit_eighty_columns(command: Callable, tiny: TinyFiles) -> None:
     outcome = command("bench", "--quick", *models)
     assert outcome.code == 0, outcome.err
     assert max(map(len, outcome.out.splitlines())) <= 80
-    for title in ("Speed", "Batch cost", "Time to the first token", "Several replies at once", "Memory"):
+    for title in (
+        "Speed",
+        "Batch cost",
+        "Draft length",
+        "Time to the first token",
+        "Several replies at once",
+        "Memory",
+    ):
         assert title in outcome.out
     assert "measured in" in outcome.err
 
