@@ -48,7 +48,7 @@ def main() -> int:
         }
     table = Table(
         f"The difference of the bundled base-s and helpful-s as an adapter, {arguments.questions} questions",
-        ("pair", "rank", "kB", "of |D|² kept", "KL, story", "KL, replies", "helpful replies"),
+        ("pair", "rank", "kB", "of ‖D‖² kept", "KL, story", "KL, replies", "helpful replies"),
         [(pair, *row) for pair, result in results.items() for row in result],
         "KL from the true tuned model in nats a token, on a story and on the tuned model's replies. Helpful: per "
         "cent, with Wilson's 95 % interval. `none` is untuned alone, `true` the tuned model itself.",
