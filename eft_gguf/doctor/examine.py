@@ -12,12 +12,15 @@ from eft_gguf.doctor.report import Check
 from eft_gguf.doctor.speed import Tick, measure, speculation_check, speed_check
 from eft_gguf.eft import EFT, context_length
 from eft_gguf.engine.devices import place, separate_memory
+from eft_gguf.engine.hardware import Hardware
 from eft_gguf.errors import EFTError
 from eft_gguf.evaluation.machine import busy_cores
+from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.family import Family
 from eft_gguf.models.fit import Plan, free_memory
 
 PLANNED = ("sequences", "batch", "kv_type", "repack")
+HARDWARE = ("threads", "gpu_layers", "device", "flash_attn", "kv_type", "repack")
 
 
 def examine(
@@ -67,15 +70,18 @@ def _of_files(open_family: Callable[[], Family], options: Mapping[str, Any]) -> 
 
 def memory_check(members: files.Members, options: Mapping[str, Any]) -> Check:
     """The plan of the memory with these options, against what is free."""
+    given = {name: value for name, value in options.items() if value is not None}
     try:
-        ctx = context_length(options.get("ctx") or members.family.ctx, list(members.read.values()))
-        placed = place(options.get("device"), list(members.read))
+        hardware = Hardware(**{name: given[name] for name in HARDWARE if name in given})
+        require_kv_type(hardware.kv_type, members.read.values())
+        ctx = context_length(given.get("ctx") or members.family.ctx, list(members.read.values()))
+        placed = place(hardware.device, list(members.read))
     except EFTError as error:
         return files.failed("memory", error)
-    given = {name: options[name] for name in PLANNED if options.get(name) is not None}
-    flash = options.get("flash_attn") != "off"
-    plan = Plan(members.read, members.family.untuned_of, flash_attention=flash, **given)
-    return files.memory_check(plan, ctx, free_memory() + separate_memory(placed.values()))
+    planned = {name: given[name] for name in PLANNED if name in given}
+    plan = Plan(members.read, members.family.untuned_of, flash_attention=hardware.flash_attn != "off", **planned)
+    free = free_memory() + separate_memory(placed.values())
+    return files.memory_check(plan, ctx, free, force=bool(given.get("force")))
 
 
 def _of_models(family: Family, options: Mapping[str, Any], tick: Tick) -> Iterator[Check]:

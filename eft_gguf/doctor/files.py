@@ -20,7 +20,6 @@ from eft_gguf.models.metadata import GGUFMetadata
 QUESTION = {"role": "user", "content": "What is the capital of Peru?"}
 ANSWER = "LIMA-IT-IS"
 SYSTEM = {"role": "system", "content": "Be brief."}
-VERDICTS = {"error": "FAIL", "warning": "WARN"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +162,8 @@ def stop_check(loaded: Mapping[str, Model], speaking: Model) -> Check:
     return Check("stop ids", "PASS", message, figures=figures)
 
 
-def memory_check(plan: Plan, ctx: int, free: int) -> Check:
-    """Will it fit? The plan, part by part, against what is free."""
+def memory_check(plan: Plan, ctx: int, free: int, *, force: bool = False) -> Check:
+    """Will it fit? The plan, part by part, against what is free; no failure where it is to be tried all the same."""
     memory = plan.at(ctx)
     evidence = [
         f"{name}: weights {in_words(share.weights)}, cache {in_words(share.cache)}, working {in_words(share.working)}"
@@ -179,7 +178,7 @@ def memory_check(plan: Plan, ctx: int, free: int) -> Check:
     need = f"{in_words(memory.total)} needed at a context of {ctx:,} tokens, {in_words(free)} free"
     if memory.total > free:
         remedy = "; ".join([*plan.ways(ctx, free), "--force tries it all the same"])
-        return Check("memory", "FAIL", need, tuple(evidence), remedy, figures)
+        return Check("memory", "WARN" if force else "FAIL", need, tuple(evidence), remedy, figures)
     evidence.append(f"the longest context that fits: {longest or ctx:,} tokens (trained for {trained:,})")
     return Check("memory", "PASS", need, tuple(evidence), figures=figures)
 

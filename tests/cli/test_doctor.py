@@ -41,6 +41,20 @@ def test_by_references_and_with_options(command: Callable, tiny: TinyFiles) -> N
     assert outcome.code == 2 and "FAIL  memory" in outcome.out and "--ctx 256 or less" in outcome.out
 
 
+def test_settings_that_are_none_and_force(command: Callable, tiny: TinyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = ["--base", str(tiny.base), "--untuned", str(tiny.untuned), "--tuned", str(tiny.tuned), "--quick"]
+    for option, words in (
+        (["--kv-type", "q9"], "kv_type is 'q9'"),
+        (["--kv-type", "q8_0"], "packs 32 numbers together"),
+    ):
+        outcome = command("doctor", *named, *option)
+        assert outcome.code == 2 and words in " ".join(outcome.out.split())
+    monkeypatch.setattr("eft_gguf.doctor.examine.free_memory", lambda: 10**8)
+    assert command("doctor", *named).code == 2
+    forced = command("doctor", *named, "--force")
+    assert forced.code == 1 and "WARN  memory" in forced.out
+
+
 def test_nothing_is_loaded_after_a_failure(command: Callable, tiny: TinyFiles, tmp_path: Path) -> None:
     outcome = command("doctor", "--base", "gone.gguf", "--untuned", str(tiny.untuned), "--tuned", str(tiny.tuned))
     assert outcome.code == 2 and "FAIL  models         there is no file gone.gguf" in outcome.out
