@@ -7,7 +7,7 @@ to do is refused, for such a model would load and talk nonsense.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import gguf
@@ -27,21 +27,26 @@ GEMMA_PATTERN = 6  # the last of so many layers attends to all, the others to a 
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """name: as in general.architecture.  write: the keys.  added_to_norms: what is added to the weights of norms."""
+    """name: as in general.architecture.  write: the keys.  added_to_norms: what is added to the weights of norms.
+
+    defaults: what published configurations leave out, as transformers fills it in.
+    """
 
     name: str
     write: Callable[[GGUFWriter, Config], None]
     added_to_norms: float = 0.0
     activation: tuple[str, ...] = ("silu", "swish")
+    defaults: Config = field(default_factory=dict)
 
 
-def layout_of(config: Config) -> Layout:
-    """The layout of a checkpoint. Raises ModelFileError for one that is not known here."""
+def layout_of(config: Config) -> tuple[Layout, Config]:
+    """The layout of a checkpoint, and its configuration made complete. Raises ModelFileError for one not known here."""
     names = config.get("architectures") or ["(none named in config.json)"]
     layout = LAYOUTS.get(str(names[0]))
     if layout is None:
         known = ", ".join(sorted(SERIES))
         raise ModelFileError(f"checkpoints of {names[0]} are not known here, only {known}", hint=OTHER_CONVERTER)
+    config = {**layout.defaults, **config}
     quantized = config.get("quantization_config")
     if quantized:
         method = quantized.get("quant_method", "some method") if isinstance(quantized, dict) else "some method"
@@ -51,7 +56,7 @@ def layout_of(config: Config) -> Layout:
     if activation not in layout.activation:
         message = f"{names[0]} with the activation {activation!r}; llama.cpp computes {layout.activation[0]!r} there"
         raise ModelFileError(message, hint=OTHER_CONVERTER)
-    return layout
+    return layout, config
 
 
 def number(config: Config, *names: str) -> int:
@@ -168,19 +173,32 @@ def _write_gemma3(writer: GGUFWriter, config: Config) -> None:
     if local["rope_type"] != "default":
         raise ModelFileError("a Gemma 3 whose windows have scaled positions", hint=OTHER_CONVERTER)
     writer.add_rope_freq_base_swa(float(local.get("rope_theta", DEFAULT_BASE)))
-    write_rope(writer, {"rope_theta": 1_000_000.0, **config}, head)
+    write_rope(writer, config, head)
 
 
 LLAMA = Layout("llama", _write_llama)
+GEMMA_3 = Layout(
+    "gemma3",
+    _write_gemma3,
+    added_to_norms=1.0,
+    activation=("gelu_pytorch_tanh",),
+    defaults={
+        "num_attention_heads": 8,
+        "num_key_value_heads": 4,
+        "head_dim": 256,
+        "query_pre_attn_scalar": 256,
+        "hidden_activation": "gelu_pytorch_tanh",
+        "max_position_embeddings": 131_072,
+        "rope_theta": 1_000_000.0,
+    },
+)
 LAYOUTS = {
     "LlamaForCausalLM": LLAMA,
     "MistralForCausalLM": LLAMA,
     "Qwen2ForCausalLM": Layout("qwen2", _write_llama),
     "Qwen3ForCausalLM": Layout("qwen3", _write_llama),
-    "Gemma3ForCausalLM": Layout("gemma3", _write_gemma3, added_to_norms=1.0, activation=("gelu_pytorch_tanh",)),
-    "Gemma3ForConditionalGeneration": Layout(
-        "gemma3", _write_gemma3, added_to_norms=1.0, activation=("gelu_pytorch_tanh",)
-    ),
+    "Gemma3ForCausalLM": GEMMA_3,
+    "Gemma3ForConditionalGeneration": GEMMA_3,
     "FalconForCausalLM": Layout("falcon", _write_falcon, activation=("gelu",)),
 }
 SERIES = ("Llama", "Mistral", "Qwen2", "Qwen3", "Gemma 3", "Falcon", "SmolLM2")

@@ -93,7 +93,7 @@ class Checkpoint:
         self.folder = folder
         self.top_config = read_json(folder / "config.json", hint="give a model's whole folder, as it was downloaded")
         text = self.top_config.get("text_config") or {}
-        self.config: dict[str, Any] = {
+        self.config: Mapping[str, Any] = {
             **self.top_config,
             **{key: v for key, v in text.items() if key != "architectures"},
         }

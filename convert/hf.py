@@ -76,7 +76,7 @@ def convert_checkpoint(
     if dtype not in ("auto", *KINDS):
         raise OptionError(f"the type is {dtype!r}", hint=f"it must be auto, {', '.join(KINDS)}")
     checkpoint = Checkpoint(folder)
-    layout = layout_of(checkpoint.config)
+    layout, checkpoint.config = layout_of(checkpoint.config)
     named = _named(checkpoint, layout)
     dtype = _most(named) if dtype == "auto" else dtype
     vocabulary = read_vocabulary(folder, named["token_embd.weight"].shape[0])

@@ -24,10 +24,11 @@ def rope_parameters(config: Mapping[str, Any], layers: str = "full_attention") -
     """
     written = config.get("rope_parameters") or {}
     written = written.get(layers, written)
-    if not written:
-        written = dict(config.get("rope_scaling") or {})
-        base = config.get("rope_theta", DEFAULT_BASE)
-        written["rope_theta"] = config.get("rope_local_base_freq", DEFAULT_BASE) if layers != "full_attention" else base
+    if not written and layers != "full_attention":
+        # Before version 5: Gemma 3's layers with a window, of which rope_scaling does not speak.
+        written = {"rope_theta": config.get("rope_local_base_freq", DEFAULT_BASE)}
+    elif not written:
+        written = {"rope_theta": config.get("rope_theta", DEFAULT_BASE), **(config.get("rope_scaling") or {})}
     kind = written.get("rope_type", written.get("type", "default"))
     return {"rope_theta": DEFAULT_BASE, **written, "rope_type": kind}
 
