@@ -90,6 +90,10 @@ def smollm() -> Tokenizer:
     return _byte_level(steps, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
 
 
+def gpt_2() -> Tokenizer:
+    return _byte_level([pre_tokenizers.ByteLevel(add_prefix_space=False)], ["<|endoftext|>"])
+
+
 def falcon() -> Tokenizer:
     steps = [
         pre_tokenizers.Punctuation(behavior="contiguous"),
@@ -196,6 +200,7 @@ SERIES = {
         "llama-bpe",
     ),
     "SmolLM2": Series("Llama", {"tie_word_embeddings": True}, smollm, CHAT, "llama", "smollm", tied=True),
+    "Llama cut as GPT-2": Series("Llama", {"eos_token_id": 0}, gpt_2, {"eos_token": "<|endoftext|>"}, "llama", "gpt-2"),
     "Mistral": Series(
         "Mistral", {"head_dim": 20, "sliding_window": None}, tekken, PIECES, "llama", "tekken", cut_otherwise=(4,)
     ),
