@@ -152,7 +152,8 @@ def curve_table(costs: dict[str, object]) -> Table:
     assert isinstance(curves, dict)
     sizes = [size for size in (1, 2, 3, 4, 6, 8, 12, 17) if size <= len(next(iter(curves.values())))]
     rows = [(name, *(f"{curve[size - 1]:.2f}" for size in sizes)) for name, curve in curves.items()]
-    note = f"Besides decoding: {costs['step_milliseconds']} ms a step, {costs['draft_milliseconds']} ms more a draft."
+    besides = costs["step_milliseconds"], costs["sequence_milliseconds"], costs["draft_milliseconds"]
+    note = "Besides decoding: {} ms a step, {} ms for each sequence, {} ms more for each draft.".format(*besides)
     return Table("What decodes cost, as `auto` measured it, ms", ("tokens", *map(str, sizes)), rows, note)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.equation import members_needed
+from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.engine.draft_length import Costs
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble, Part
@@ -19,6 +20,7 @@ from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence as Reply
 from eft_gguf.engine.speculation import OFF, Speculation
+from eft_gguf.engine.threads import SMALL
 from eft_gguf.models.references import Reference
 
 SIZES = (1, 2, 4, 8, 17, 3, 6, 12)
@@ -44,8 +46,12 @@ TEXT = (
 DEPTH = 64
 """Tokens that stand before those that are timed."""
 
-DRAFTS, STEPS, STEPS_SECONDS = 4, 8, 1.0
-"""Drafts a round, and rounds or seconds, by which what is not decoding is measured."""
+DRAFTS, SEVERAL, STEPS, STEPS_SECONDS, ATTEMPTS = 4, 4, 12, 0.7, 4
+"""Drafts a round, sequences together, and rounds or seconds by which what is not decoding is measured; and how many
+replies may end in the meantime."""
+
+NEXT_TO_NOTHING = 1e-30
+"""A factor that has a model decode, and no part in the blend."""
 
 
 def open_speculation(
@@ -72,7 +78,9 @@ def open_speculation(
         if steady:
             keep_costs(path, costs)
             costs = read_costs(path, len(rolls_back)) or costs
-    return Speculation(ensemble, costs=costs, rolls_back=rolls_back)
+    # By size and not by costs: it decides what a seed gives, which no measurement may change.
+    large = any(reference.path.stat().st_size >= SMALL for reference in references)
+    return Speculation(ensemble, costs=costs, rolls_back=rolls_back, drawn=large)
 
 
 def measure_costs(ensemble: Ensemble, rolls_back: Sequence[bool], factors: Sequence[float]) -> tuple[Costs, bool]:
@@ -109,8 +117,7 @@ def measure_costs(ensemble: Ensemble, rolls_back: Sequence[bool], factors: Seque
     ]
     single = [np.percentile(seconds[member, 1], [25, 75]) for member in members]
     steady = len(measured) == len(sizes) and all(high < STEADY * low for low, high in single)
-    step, draft = _besides(ensemble, rolls_back, factors, tokens)
-    return Costs(curves, step, draft), steady
+    return Costs(curves, *_besides(ensemble, rolls_back, factors, tokens)), steady
 
 
 def _repeated(tokens: Sequence[int], count: int) -> list[int]:
@@ -142,43 +149,62 @@ def _curve(measured: dict[int, float]) -> NDArray[np.float64]:
 
 def _besides(
     ensemble: Ensemble, rolls_back: Sequence[bool], factors: Sequence[float], tokens: Sequence[int]
-) -> tuple[float, float]:
-    """Seconds that a step takes besides decoding, and what each draft adds to that."""
-    plain = _rounds(ensemble, rolls_back, factors, tokens, length=0)
-    drafted = _rounds(ensemble, rolls_back, factors, tokens, length=DRAFTS)
-    step = median(seconds for seconds, _ in plain) if plain else 0.0
-    more = [(seconds - step) / drafts for seconds, drafts in drafted if drafts]
-    return step, max(0.0, median(more)) if more else step
+) -> tuple[float, float, float]:
+    """Seconds that a step takes besides decoding, what each sequence adds, and what each draft that is taken adds."""
+    tuned = [member for member in ensemble.tuned if factors[member] > 0]
+    drafter = max(tuned, key=lambda member: factors[member], default=-1)
+    # All members are decoded, but the drafter alone decides: every draft is taken.
+    alike = [1.0 if member == drafter else NEXT_TO_NOTHING * bool(factor) for member, factor in enumerate(factors)]
+    together = min(SEVERAL, ensemble.sequences)
+    measure = partial(_rounds, ensemble, rolls_back, factors if drafter < 0 else alike, tokens)
+    one = median(seconds for seconds, _ in measure(length=0, together=1) or [(0.0, 0)])
+    several = measure(length=0, together=together) if together > 1 else []
+    sequence = 0.0
+    if several:
+        sequence = (median(seconds for seconds, _ in several) - one) / (together - 1)
+        sequence = min(max(sequence, 0.0), one)
+    drafted = [(seconds - one) / drafts for seconds, drafts in measure(length=DRAFTS, together=1) if drafts]
+    return one - sequence, sequence, max(0.0, median(drafted)) if drafted else one
 
 
 def _rounds(
-    ensemble: Ensemble, rolls_back: Sequence[bool], factors: Sequence[float], tokens: Sequence[int], *, length: int
+    ensemble: Ensemble,
+    rolls_back: Sequence[bool],
+    factors: Sequence[float],
+    tokens: Sequence[int],
+    *,
+    length: int,
+    together: int,
 ) -> list[tuple[float, int]]:
-    """Of some rounds the seconds besides decoding, and the number of drafts."""
-    speculation = Speculation(ensemble, length=length, rolls_back=rolls_back)
-    engine = Engine(ensemble, speculation=speculation)
+    """Of some rounds of so many sequences the seconds besides decoding, and the number of drafts."""
+    engine = Engine(ensemble, speculation=Speculation(ensemble, length=length, rolls_back=rolls_back))
     found: list[tuple[float, int]] = []
     end = time.perf_counter() + STEPS_SECONDS
     ids = _repeated(tokens, max(1, min(8, ensemble.ctx // 4)))
-    for attempt in range(3):
-        if len(found) >= STEPS or (found and time.perf_counter() > end):
-            break
-        sampler = Sampler(Sampling(seed=attempt, temperature=1.0), ensemble.tokenizer, ensemble.n_vocab)
-        reply = Reply([ids] * len(ensemble.names), factors, sampler, max_tokens=None)
+    for attempt in range(ATTEMPTS):
+        replies = []
         try:
-            engine.add(reply)
+            for number in range(together):
+                sampler = Sampler(Sampling(seed=ATTEMPTS * number + attempt), ensemble.tokenizer, ensemble.n_vocab)
+                replies.append(Reply([ids] * len(ensemble.names), factors, sampler, max_tokens=None))
+                engine.add(replies[-1])
             engine.step()
-            while reply.finish_reason is None and len(found) < STEPS and (not found or time.perf_counter() < end):
-                decoded, drafted = sum(reply.timings.model_seconds.values()), reply.timings.drafted
+            while all(reply.finish_reason is None for reply in replies):
+                if len(found) == STEPS or (found and time.perf_counter() > end):
+                    return found
+                before = [(sum(each.timings.model_seconds.values()), each.timings.drafted) for each in replies]
                 started = time.perf_counter()
                 engine.step()
                 seconds = time.perf_counter() - started
-                if len(reply.generated) > 3:  # the first compile kernels, or load them
-                    seconds -= sum(reply.timings.model_seconds.values()) - decoded
-                    found.append((seconds, reply.timings.drafted - drafted))
+                if all(len(reply.generated) > 3 for reply in replies):  # the first compile kernels, or load them
+                    seconds -= sum(replies[0].timings.model_seconds.values()) - before[0][0]
+                    drafts = sum(reply.timings.drafted for reply in replies) - sum(drafted for _, drafted in before)
+                    found.append((seconds, drafts))
         finally:
-            engine.remove(reply)
-    for member in members_needed(factors, reply.filter):
-        for number in range(ensemble.sequences):
-            ensemble.forget(member, number, 0)
+            for reply in replies:
+                engine.remove(reply)
+            for member in members_needed(factors, Filter()):
+                for number in range(ensemble.sequences):
+                    ensemble.forget(member, number, 0)
+            engine = Engine(ensemble, speculation=Speculation(ensemble, length=length, rolls_back=rolls_back))
     return found

@@ -9,13 +9,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from dataclasses import dataclass, field
 
-from eft_gguf.engine.draft_length import Acceptance
+from eft_gguf.engine.draft_length import WORTH, Acceptance
 
 EDGES = (0.3, 0.5, 0.7, 0.85, 0.95, 0.99)
 """Bounds of the classes of sureness."""
 
 PRIORS = (0.2, 0.4, 0.6, 0.78, 0.9, 0.97, 0.99)
 """Where each begins: as often as the drafter thinks."""
+
+TRIAL, LONGEST_PAUSE = 8.0, 64
+"""Steps' worth of rounds before the first pause, and steps in which nothing is drafted, at most."""
 
 BEGINNING, OVER = 5.0, 200.0
 """Steps without drafts: how many the gain of 1 counts for at first, and how many the average is over."""
@@ -67,7 +70,7 @@ class Way:
 
     drafter: None where no model drafts.  looks_up: whether drafts may be looked up.  Both go by the models alone, and
     not by what decodes cost, for they decide what a seed gives; drafts_pay and lookups_pay go by costs.
-    obstacle: why nothing is drafted, if nothing is.
+    obstacle: why nothing is drafted, if nothing is.  pause: steps for which drafts are not considered.
     """
 
     drafter: int | None
@@ -78,3 +81,18 @@ class Way:
     acceptance: Acceptance = field(default_factory=Acceptance)
     confidence: Confidence = field(default_factory=Confidence)
     gain: Gain = field(default_factory=Gain)
+    pause: int = 0
+    patience: int = 1
+
+    def see_round(self, tokens: int, plain_steps: float) -> None:
+        """A step in which drafts were considered brought a sequence so many tokens, at that cost in plain steps.
+
+        Where drafting brings next to nothing, considering it would cost more than that: it then pauses for a while,
+        and for twice as long the next time.
+        """
+        self.gain.see(tokens, plain_steps)
+        if self.gain.steps < BEGINNING + TRIAL or self.gain.rate >= WORTH:
+            self.patience = 1
+        else:
+            self.patience = min(2 * self.patience, LONGEST_PAUSE)
+            self.pause = self.patience

@@ -34,11 +34,13 @@ WORTH = 1.02
 class Costs:
     """Seconds. curves: by member, of a decode of n tokens, at place n; all of one length, place 0 is 0.
 
-    step: all else of a step of one sequence (blend, sample, Python).  draft: what each draft adds to it.
+    step: all else of a step (blend, sample, Python), without what each sequence adds to that.  draft: what a draft
+    that is taken adds.
     """
 
     curves: Sequence[NDArray[np.float64]]
     step: float = 0.0
+    sequence: float = 0.0
     draft: float = 0.0
 
 
@@ -87,7 +89,7 @@ def round_seconds(
             tokens[member] += 1 if member == prospect.drafter else own + 1
         if prospect.drafter is not None:
             drafting[prospect.drafter][: prospect.most] += 1
-    seconds = costs.step * len(prospects) + costs.draft * drafts
+    seconds = costs.step + costs.sequence * len(prospects) + costs.draft * drafts
     for curve, count, ahead in zip(costs.curves, tokens, drafting, strict=True):
         seconds += _at(curve, count)
         seconds[1:] += np.cumsum(_at(curve, ahead))

@@ -20,7 +20,7 @@ from eft_gguf.errors import OptionError
 from eft_gguf.files import cache_folder, write_aside
 from eft_gguf.models.references import Reference
 
-FORMAT = 1
+FORMAT = 2
 """To be raised when figures of before would mean something else."""
 
 
@@ -48,18 +48,19 @@ def read_costs(path: Path, members: int) -> Costs | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         curves = [np.array(curve, np.float64) for curve in content["curves"]]
-        costs = Costs(curves, float(content["step"]), float(content["draft"]))
+        costs = Costs(curves, *(float(content[name]) for name in ("step", "sequence", "draft")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    numbers = [*(number for curve in curves for number in curve.ravel()), costs.step, costs.draft]
+    numbers = [*(number for curve in curves for number in curve.ravel()), costs.step, costs.sequence, costs.draft]
     same = len(curves) == members and len({curve.shape for curve in curves}) == 1
-    sound = all(math.isfinite(number) and number >= 0 for number in numbers) and costs.step > 0
+    sound = all(math.isfinite(number) and number >= 0 for number in numbers) and costs.step + costs.sequence > 0
     return costs if same and curves[0].ndim == 1 and len(curves[0]) > 1 and sound else None
 
 
 def keep_costs(path: Path, costs: Costs) -> None:
     """Write costs down for the next time; where that is not possible they will be measured again."""
-    content = {"curves": [curve.tolist() for curve in costs.curves], "step": costs.step, "draft": costs.draft}
+    besides = {"step": costs.step, "sequence": costs.sequence, "draft": costs.draft}
+    content = {"curves": [curve.tolist() for curve in costs.curves], **besides}
     with contextlib.suppress(OSError, OptionError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_aside(path, json.dumps(content) + "\n")

@@ -70,11 +70,18 @@ class Speculation:
     """Chooses how many tokens to draft, and drafts them.
 
     length: drafts a round, where no `costs` are given; with costs, as many as bring the most tokens a second.
-    rolls_back: by member, whether its cache can be cut back to an earlier token.
+    rolls_back: by member, whether its cache can be cut back to an earlier token.  drawn: whether a model drafts for
+    replies that are drawn, too: for tiny models the drawing of drafts takes longer than what they save.
     """
 
     def __init__(
-        self, ensemble: Ensemble, *, rolls_back: Seq[bool], length: int | None = None, costs: Costs | None = None
+        self,
+        ensemble: Ensemble,
+        *,
+        rolls_back: Seq[bool],
+        length: int | None = None,
+        costs: Costs | None = None,
+        drawn: bool = True,
     ) -> None:
         assert (length is None) != (costs is None)
         self.length = length
@@ -82,6 +89,7 @@ class Speculation:
         self.cannot_roll_back = tuple(name for name, able in zip(ensemble.names, rolls_back, strict=True) if not able)
         self._ensemble = ensemble
         self._rolls_back = tuple(rolls_back)
+        self._drawn = drawn
         self._drafting = Drafting(ensemble)
         self._ways: dict[object, Way] = {}
         self._choices: dict[object, _Choice] = {}
@@ -101,6 +109,7 @@ class Speculation:
                 for name, curve in zip(self._ensemble.names, self.costs.curves, strict=True)
             },
             "step_milliseconds": None if self.costs is None else round(1e3 * self.costs.step, 4),
+            "sequence_milliseconds": None if self.costs is None else round(1e3 * self.costs.sequence, 4),
             "draft_milliseconds": None if self.costs is None else round(1e3 * self.costs.draft, 4),
         }
 
@@ -140,7 +149,11 @@ class Speculation:
         row among those of `members`; None without either.
         """
         way = self._way(sequence)
-        if way.looks_up and not sequence.sampler.greedy:
+        if sequence.sampler.greedy:
+            # The token is the same without a draft, which only tells how often drafts would be taken.
+            if way.pause or not way.drafts_pay:
+                return None
+        elif way.looks_up:
             ahead = sequence.lookup.ahead(sequence.ids[self._ensemble.tuned[0]])
             token = ahead.proposal() if ahead.repeats else None
             if token is not None:
@@ -160,8 +173,9 @@ class Speculation:
 
     def see_round(self, sequence: Sequence, tokens: int, plain_steps: float) -> None:
         """Learn what a step brought a sequence, and what it cost in steps without drafts."""
-        if plain_steps:
-            self._way(sequence).gain.see(tokens, plain_steps)
+        way = self._way(sequence)
+        if plain_steps and not way.pause and not way.obstacle:
+            way.see_round(tokens, plain_steps)
 
     # ---- what may be drafted, and how much
 
@@ -176,6 +190,9 @@ class Speculation:
             if sequence.max_tokens is not None:
                 most = min(most, sequence.max_tokens - len(sequence.generated) - 1)
             if sequence.slot in reading or most < 1 or way.obstacle:
+                continue
+            if way.pause:
+                way.pause -= 1
                 continue
             ids = sequence.ids[self._ensemble.tuned[0]]
             members = tuple(sequence.members)
@@ -220,7 +237,7 @@ class Speculation:
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         drafter = max(tuned, key=lambda member: factors[member], default=None)
         # Alone in its blend it would draft what it says: that is decoding token by token.
-        if len(members) == 1:
+        if len(members) == 1 or not (self._drawn or sequence.sampler.greedy):
             drafter = None
         drafts_pay = drafter is not None and self.pays(members, drafter)
         lookups_pay = self.pays(members, None)

@@ -47,7 +47,7 @@ def test_every_member_is_measured_and_nothing_stays_behind(tiny, cache):
         assert rolls_back == [True] * 3
         assert [len(curve) for curve in costs.curves] == [18] * 3
         assert all(curve[1] > 0 and curve[0] == 0 for curve in costs.curves)
-        assert costs.step > 0 and costs.draft >= 0
+        assert costs.step >= 0 < costs.step + costs.sequence and costs.draft >= 0
         for member in range(3):
             for number in range(2):
                 assert eft._ensemble._contexts[member].last_position(number) == -1
@@ -82,12 +82,12 @@ def test_costs_are_measured_once_for_a_family_and_a_way_to_use_it(tiny, cache, p
         "",
         "{",
         "[]",
-        '{"curves": [], "step": 1, "draft": 1}',
-        '{"curves": [[0, 1], [0, 1], [0]], "step": 1, "draft": 1}',
-        '{"curves": [[0, 1], [0, 1], [0, "x"]], "step": 1, "draft": 1}',
-        '{"curves": [[0, 1], [0, 1], [0, -1]], "step": 1, "draft": 1}',
-        '{"curves": [[0, NaN], [0, 1], [0, 1]], "step": 1, "draft": 1}',
-        '{"curves": [[[0]], [[0]], [[0]]], "step": 1, "draft": 1}',
+        '{"curves": [], "step": 1, "sequence": 1, "draft": 1}',
+        '{"curves": [[0, 1], [0, 1], [0]], "step": 1, "sequence": 1, "draft": 1}',
+        '{"curves": [[0, 1], [0, 1], [0, "x"]], "step": 1, "sequence": 1, "draft": 1}',
+        '{"curves": [[0, 1], [0, 1], [0, -1]], "step": 1, "sequence": 1, "draft": 1}',
+        '{"curves": [[0, NaN], [0, 1], [0, 1]], "step": 1, "sequence": 1, "draft": 1}',
+        '{"curves": [[[0]], [[0]], [[0]]], "step": 1, "sequence": 1, "draft": 1}',
     ],
 )
 def test_a_broken_file_is_measured_anew(tiny, cache, progress, content):
@@ -114,9 +114,9 @@ def test_what_a_busy_machine_gave_is_not_kept(tiny, cache, progress, monkeypatch
 
 
 def test_costs_survive_being_kept(tmp_path):
-    costs = Costs([np.array([0.0, 0.1, 0.3]), np.array([0.0, 1 / 3, 2.0])], 0.01, 0.002)
+    costs = Costs([np.array([0.0, 0.1, 0.3]), np.array([0.0, 1 / 3, 2.0])], 0.01, 0.003, 0.002)
     keep_costs(tmp_path / "costs" / "a.json", costs)
     kept = read_costs(tmp_path / "costs" / "a.json", 2)
-    assert kept is not None and (kept.step, kept.draft) == (costs.step, costs.draft)
+    assert kept is not None and (kept.step, kept.sequence, kept.draft) == (0.01, 0.003, 0.002)
     np.testing.assert_array_equal(kept.curves, costs.curves)
     assert read_costs(tmp_path / "costs" / "a.json", 3) is None

@@ -27,6 +27,8 @@ def test_a_rounds_cost_by_hand():
     # Three drafts: four single tokens on the drafter, batches of four on the others.
     drafted = (30 + 3) + (10 + 3) + 4 * 8 + 2 + 3 * 0.5
     np.testing.assert_allclose(round_seconds([Prospect(ALL, TUNED, LIMIT)], costs, 3)[[0, 3]], [plain, drafted])
+    several = Costs(costs.curves, step=2, sequence=3)
+    assert round_seconds([Prospect(ALL, TUNED, 4)] * 2, several, 0)[0] == 31 + 11 + 9 + 2 + 2 * 3
     looked_up = (30 + 3) + (10 + 3) + (8 + 3) + 2 + 3 * 0.5
     assert round_seconds([Prospect(ALL, None, LIMIT)], costs, 3)[3] == pytest.approx(looked_up)
 

@@ -35,15 +35,12 @@ DEAR = np.arange(LIMIT + 2.0)
 
 
 class Guarded(Ensemble):
-    """Fails where a decode would end the process, and counts decodes."""
-
-    decodes = 0
+    """Fails where a decode would end the process."""
 
     def decode(self, member, parts):
         assert sum(len(part.tokens) for part in parts) <= self.batch
         assert sum(part.outputs for part in parts) <= self.outputs
         assert all(part.position + len(part.tokens) <= self.ctx for part in parts)
-        self.decodes += 1
         return super().decode(member, parts)
 
 
@@ -322,6 +319,33 @@ def test_where_drafts_are_refused_none_are_made(make):
     late = sequence(engine, each.ids[0][:100], coefficients(3, 0.05, [1]), 20)
     assert each.acceptance.rate < 0.5 and each.timings.drafted < 20
     assert late.timings.drafted == 0
+
+
+def test_where_drafting_brings_nothing_it_is_considered_only_now_and_then(make):
+    curve = 1 + 0.55 * np.arange(-1.0, LIMIT + 1)
+    engine = make(costs=Costs([curve, curve, curve]), ctx=256)
+    endless = Sampling(temperature=0, logit_bias={token: -np.inf for token in engine.ensemble.end_tokens})
+    each = sequence(engine, factors=coefficients(3, 0.05, [1]), max_tokens=150, sampling=endless)
+    engine.add(each)
+    considered = []
+    decode = engine.ensemble.decode
+    while each.finish_reason is None:
+        order = []
+        engine.ensemble.decode = lambda member, parts, order=order: order.append(member) or decode(member, parts)
+        engine.step()
+        considered.append(order[0] == 2)  # the drafter comes first
+    late = considered[len(considered) // 2 :]
+    assert sum(considered[:9]) >= 5 and sum(late) < len(late) / 4
+
+
+def test_tiny_models_draft_for_greedy_replies_only(tiny):
+    with EFT.open(**tiny.family(), threads=1) as eft:
+        speculation = eft._engine._speculation
+        drawn, greedy = (
+            sequence(eft._engine, sampling=Sampling(temperature=temperature, seed=1)) for temperature in (1.0, 0)
+        )
+        assert speculation.drafter(drawn) is None
+        assert speculation.drafter(greedy) == 2
 
 
 def test_of_several_traits_the_one_of_largest_weight_drafts(tiny):
