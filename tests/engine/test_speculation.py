@@ -322,7 +322,7 @@ def test_where_drafts_are_refused_none_are_made(make):
 
 
 def test_where_drafting_brings_nothing_it_is_considered_only_now_and_then(make):
-    curve = 1 + 0.55 * np.arange(-1.0, LIMIT + 1)
+    curve = np.array([0.0, *(1 + 0.55 * np.arange(LIMIT + 1))])
     engine = make(costs=Costs([curve, curve, curve]), ctx=256)
     endless = Sampling(temperature=0, logit_bias={token: -np.inf for token in engine.ensemble.end_tokens})
     each = sequence(engine, factors=coefficients(3, 0.05, [1]), max_tokens=150, sampling=endless)
