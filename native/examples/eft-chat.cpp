@@ -34,7 +34,6 @@ static void require(bool holds, const std::string &otherwise) {
 }
 
 // ---- Flags
-
 struct Flags {
     std::map<std::string, std::string> given;
 
@@ -63,7 +62,6 @@ struct Flags {
 };
 
 // ---- Models
-
 static llama_model_ptr load(const Flags &flags, const std::string &name) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = flags.whole("gpu-layers", -1, -1);
@@ -85,7 +83,6 @@ static llama_context_ptr context(const Flags &flags, llama_model *model) {
 }
 
 // ---- Text and tokens
-
 static std::vector<llama_token> tokenize(const llama_vocab *vocab, const std::string &text, bool begin) {
     std::vector<llama_token> tokens(text.size() + 8);
     const int size = (int) text.size(), room = (int) tokens.size();
@@ -113,7 +110,6 @@ static std::string render(const llama_model *tuned, const Messages &messages) {
 }
 
 // ---- The chat
-
 struct Chat {
     const Flags &flags;
     llama_model_ptr base_model, untuned_model, tuned_model;
@@ -197,10 +193,14 @@ struct Chat {
     // The next message of the assistant, written as it comes.
     std::string reply(const Messages &messages) {
         const std::string text = render(model(), messages);
-        const bool goes_on = !said.empty() && text.rfind(said, 0) == 0; // a reply keeps the ids it was sampled as
-        auto tokens = goes_on ? said_ids : std::vector<llama_token>();
-        const auto rest = tokenize(vocab, goes_on ? text.substr(said.size()) : text, !goes_on);
-        tokens.insert(tokens.end(), rest.begin(), rest.end());
+        auto tokens = tokenize(vocab, text, true);
+        // A reply keeps the ids it was sampled as where a control token follows it, across which no token reaches.
+        const bool goes_on = !said.empty() && text.rfind(said, 0) == 0;
+        const auto rest = tokenize(vocab, goes_on ? text.substr(said.size()) : "", false);
+        if (!rest.empty() && llama_vocab_is_control(vocab, rest[0])) {
+            tokens = said_ids;
+            tokens.insert(tokens.end(), rest.begin(), rest.end());
+        }
         llama_sampler_reset(chain.get());
         decode(tokens);
         eft_sampler_prompt(eft, tokens.data(), tokens.size());

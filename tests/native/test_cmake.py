@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eft_gguf import EFT, Blend, Filter, Sampling
+from tests.tiny_architectures import write_architecture
 
 NATIVE = Path(__file__).parents[2] / "native"
 BUNDLED = NATIVE.parent / "eft_gguf" / "bundled"
@@ -142,6 +143,28 @@ def test_a_second_turn_is_that_of_the_same_conversation(built):
             messages.append({"role": "assistant", "content": reply.text})
             said, tokens = said + reply.text + "\n", tokens + reply.tokens
     assert chat(built, stdin="\n".join(questions)) == (said, tokens)
+
+
+@pytest.mark.parametrize("series", ["Gemma 3", "Mamba", "Granite 4", "LFM2"])
+def test_sliding_windows_and_recurrent_states_are_read_as_well(series, built, tmp_path):
+    """Those can't be cut back to an earlier token: what has read too much begins anew."""
+    sizes = {"base": (0, True), "untuned": (0, False), "tuned": (1, False)}
+    files = {
+        name: write_architecture(tmp_path / f"{name}.gguf", series, seed=seed, large=large)
+        for name, (seed, large) in sizes.items()
+    }
+    questions, messages, tokens = ["the heath, é?", "and the sea", "why?"], [], []
+    with EFT.open(**files, threads=1, ctx=256) as eft:
+        for question in questions:
+            messages.append({"role": "user", "content": question})
+            reply = eft.complete(messages, sampling=Sampling(temperature=0, max_tokens=12))
+            messages.append({"role": "assistant", "content": reply.text})
+            tokens += reply.tokens
+    models = [word for name, path in files.items() for word in (f"--{name}", path)]
+    flags = ["--temperature", 0, "--threads", 1, "--ctx", 256, "--max-tokens", 12, "--ids"]
+    command = list(map(str, [built / "eft-chat", *models, *flags]))
+    done = subprocess.run(command, input="\n".join(questions).encode(), capture_output=True, check=True)
+    assert [int(word) for word in done.stderr.replace(b">", b"").split()] == tokens
 
 
 def test_drawing_with_a_grammar(built, tmp_path):
