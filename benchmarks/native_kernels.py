@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from measure import machine, report
-from measure.sampling import FACTORS, TRIPLES, model_like_rows, numpy_blend
+from measure.sampling import FACTORS, TRIPLES, TURN, model_like_rows, numpy_blend
 
 from eft_gguf.blend import kernels
 
@@ -75,7 +75,7 @@ def main() -> int:
             (f"{kernel}, {maker}", spread.text(4, scale=1e3), f"{spread.median / limit:.2f} ×")
             for (kernel, maker), spread in times.items()
         ],
-        f"Rows of {TRIPLES} steps in turn, {arguments.calls:,} calls each, in turn. The read sums up the "
+        f"Rows of {TRIPLES} steps in turn; {arguments.calls:,} calls each, {TURN} at a turn. The read sums up the "
         f"{3 * 4 * VOCABULARY / 1e6:.2f} MB of the three rows; the faster one is the limit. The blend writes "
         f"{4 * VOCABULARY / 1e6:.2f} MB beside that, candidates {12 * VOCABULARY / 1e6:.2f} MB. "
         f"{', '.join(version(name) for name in compilers)}; {' '.join(FLAGS[:3])}. "
@@ -140,16 +140,16 @@ def version(compiler: str) -> str:
 
 
 def timed(contenders: Contenders, calls: int) -> dict[tuple[str, str], report.Spread]:
-    """Seconds of each, all in turn, so that a slower minute of the machine meets all alike."""
+    """Seconds of each, in turns of some calls: one by one, each would find the cache full of what another left."""
     seconds: dict[tuple[str, str], list[float]] = {key: [] for key in contenders}
     for work in contenders.values():
         work(0)  # compiles, or loads what was compiled
-    for call in range(calls):
-        for number, (key, work) in enumerate(contenders.items()):
-            triple = (call + number) % TRIPLES
-            started = time.perf_counter()
-            work(triple)
-            seconds[key].append(time.perf_counter() - started)
+    for _ in range(-(-calls // TURN)):
+        for key, work in contenders.items():
+            for call in range(TURN):
+                started = time.perf_counter()
+                work(call % TRIPLES)
+                seconds[key].append(time.perf_counter() - started)
     return {key: report.Spread.of(seconds[key]) for key in sorted(seconds, key=lambda key: KERNELS.index(key[0]))}
 
 
