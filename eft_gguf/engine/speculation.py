@@ -100,7 +100,8 @@ class Speculation:
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         return {
             "setting": AUTO if self.length is None else self.length,
-            "pays": any(self.pays(members, drafter) for drafter in [*tuned, None]),
+            "pays": all(self._rolls_back[member] for member in members)
+            and any(self.pays(members, drafter) for drafter in [*tuned, None]),
             "cannot_roll_back": list(self.cannot_roll_back),
             "decode_milliseconds": None
             if self.costs is None

@@ -387,6 +387,7 @@ def test_every_architecture_is_drafted_on_rightly_or_not_at_all(series, drafts, 
             said[setting] = reply.tokens
             stuck = [] if drafts else ["base", "untuned", "tuned"]
             assert eft.speculation.get("cannot_roll_back", stuck) == stuck
+            assert eft.speculation.get("pays", drafts) == drafts
     assert said["off"] == said[4]
     assert (reply.timings.drafted > 0) == drafts
     if drafts:
