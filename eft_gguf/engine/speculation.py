@@ -33,6 +33,8 @@ from eft_gguf.errors import OptionError
 AUTO, OFF = "auto", "off"
 """Settings beside a number of drafts."""
 
+WOULD_NOT_PAY = "they would not pay"
+
 STEPS_OF_ACCEPTANCE = 50
 """Acceptances are told apart to a 50th, so that what was worked out for one can be used again."""
 
@@ -70,8 +72,8 @@ class Speculation:
     """Chooses how many tokens to draft, and drafts them.
 
     length: drafts a round, where no `costs` are given; with costs, as many as bring the most tokens a second.
-    rolls_back: by member, whether its cache can be cut back to an earlier token.  drawn: whether a model drafts for
-    replies that are drawn, too: for tiny models the drawing of drafts takes longer than what they save.
+    rolls_back: by member, whether its cache can be cut back to an earlier token.  drawn: whether to draft for replies
+    that are drawn, too: with tiny models the drawing of drafts takes longer than what they save.
     """
 
     def __init__(
@@ -182,15 +184,17 @@ class Speculation:
 
     def _chances(self, plan: Plan, slots: Slots) -> list[Chance]:
         """Those that are to get a token by one more token decoded, and may get several."""
+        possible = [(sequence, way) for sequence in plan.ready if not (way := self._way(sequence)).obstacle]
+        if not possible:
+            return []
         reading = {part.sequence for parts in plan.parts for part in parts if len(part.tokens) > 1}
         chances = []
-        for sequence in plan.ready:
+        for sequence, way in possible:
             assert sequence.slot is not None
-            way = self._way(sequence)
             most = min(LIMIT, self._ensemble.ctx - sequence.length - 1)
             if sequence.max_tokens is not None:
                 most = min(most, sequence.max_tokens - len(sequence.generated) - 1)
-            if sequence.slot in reading or most < 1 or way.obstacle:
+            if sequence.slot in reading or most < 1:
                 continue
             if way.pause:
                 way.pause -= 1
@@ -234,15 +238,17 @@ class Speculation:
         stuck = [self._ensemble.names[member] for member in members if not self._rolls_back[member]]
         if stuck:
             return Way(None, False, False, False, f"{' and '.join(stuck)} cannot roll back")
+        if not (self._drawn or sequence.sampler.greedy):
+            return Way(None, False, False, False, WOULD_NOT_PAY)
         factors = sequence.factors
         tuned = [member for member in self._ensemble.tuned if factors[member] > 0]
         drafter = max(tuned, key=lambda member: factors[member], default=None)
         # Alone in its blend it would draft what it says: that is decoding token by token.
-        if len(members) == 1 or not (self._drawn or sequence.sampler.greedy):
+        if len(members) == 1:
             drafter = None
         drafts_pay = drafter is not None and self.pays(members, drafter)
         lookups_pay = self.pays(members, None)
-        obstacle = "" if drafts_pay or lookups_pay else "they would not pay"
+        obstacle = "" if drafts_pay or lookups_pay else WOULD_NOT_PAY
         return Way(drafter, True, drafts_pay, lookups_pay, obstacle)
 
     def _better(self, prospects: list[Prospect]) -> Prospect:
