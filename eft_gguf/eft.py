@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sampling import Sampling
-from eft_gguf.engine.sequence import Sequence, Timings
+from eft_gguf.engine.sequence import Sequence, Timings, Witness
 from eft_gguf.engine.speculation import AUTO, OFF, checked_setting
 from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import ContextError, EFTError, OptionError
@@ -35,6 +36,7 @@ from eft_gguf.models.family import Family, Tuned, family_from_references, load_f
 from eft_gguf.models.fit import Plan, free_memory
 from eft_gguf.models.metadata import GGUFMetadata
 from eft_gguf.prompts import Messages, Prompt, Prompts
+from eft_gguf.reply import Reply
 
 DEFAULT_CTX = 4096
 """Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
@@ -178,6 +180,11 @@ class EFT:
             return {"setting": OFF}
         return self._speculation.as_dict(self.family.factors(Blend()))
 
+    @property
+    def n_vocab(self) -> int:
+        """How many token ids all models know."""
+        return self._ensemble.n_vocab
+
     def stream(
         self, prompt: str, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
@@ -293,6 +300,11 @@ class EFT:
         model = self._tokenizer()
         return model.bos if model.bos >= 0 else model.eos
 
+    @property
+    def chat_template(self) -> str:
+        """The tuned model's own, in Jinja; empty where it has none."""
+        return self._tokenizer().chat_template() or ""
+
     def chat_text(self, messages: Messages) -> str:
         """What the tuned model reads of messages, up to where its reply begins; without BOS if `stream` adds it."""
         text, model = self._prompts.read(messages).texts[self._ensemble.tuned[0]], self._tokenizer()
@@ -300,7 +312,7 @@ class EFT:
         return text.removeprefix(begin)
 
     def replay(
-        self, prompt: str | Messages, reply: str | Seq[int], *, blend: Blend | None = None
+        self, prompt: str | Messages | list[int], reply: str | Seq[int], *, blend: Blend | None = None
     ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
         """Each token of a reply to `prompt`, and the logits before it: by member name, and under "blend".
 
@@ -338,53 +350,72 @@ class EFT:
     ) -> None:
         self.close()
 
-    def _start(self, prompt: Prompt, blend: Blend | None, sampling: Sampling | None) -> Generator[Chunk, None, None]:
-        """Check everything and enter the engine now, so that errors come before the first chunk is asked for."""
+    def begin(
+        self,
+        prompt: str | Messages | Prompt | list[int],
+        *,
+        blend: Blend | None = None,
+        sampling: Sampling | None = None,
+        tools: Seq[Mapping[str, Any]] | None = None,
+        witness: Witness | None = None,
+    ) -> Reply:
+        """A reply that `step` brings on, together with all others: for programs that serve several. Raises as `stream`.
+
+        prompt: also as token ids.  tools: functions that the model may call, for the template.  witness: told how each
+        token came.
+        """
         sampling, blend = sampling or Sampling(), blend or Blend()
+        read = prompt if isinstance(prompt, Prompt) else self._prompts.read(prompt, tools=tools)
         factors = self.family.factors(blend)
-        tuned = prompt.ids[self._ensemble.tuned[0]]
+        tuned = read.ids[self._ensemble.tuned[0]]
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, tuned)
-        sequence = Sequence(prompt.ids, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
+        sequence = Sequence(read.ids, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
+        sequence.witness = witness
         try:
             self._engine.add(sequence)
         except BaseException:
             sequence.sampler.close()
             raise
-        reply = self._reply(prompt.texts, sequence, TextStream(sampling.stop))
-        next(reply)
-        return reply
 
-    def _reply(self, texts: Seq[str], sequence: Sequence, stream: TextStream) -> Generator[Chunk, None, None]:
-        """The chunks of a sequence that the engine has. The first `next` only enters, so that `close` cleans up."""
-        reason: str | None = None
-        shown = 0
-        try:
-            yield Chunk("", None, None, sequence.timings)
-            while reason is None:
-                model = self._tokenizer()
-                # Another reply's step may have brought tokens of this one as well.
-                if shown == len(sequence.generated) and sequence.error is None:
-                    self._engine.step()
-                if shown == len(sequence.generated):
-                    if sequence.error is not None:
-                        raise sequence.error
-                    yield Chunk("", None, None, sequence.timings)
-                    continue
-                token = sequence.generated[shown]
-                alternatives = sequence.alternatives[shown] if sequence.alternatives else None
-                shown += 1
-                text = stream.push(model.piece(token))
-                if stream.stopped:
-                    reason = "stop"
-                elif shown == len(sequence.generated) and sequence.finish_reason in ("stop", "length"):
-                    reason = sequence.finish_reason
-                    text += stream.flush()
-                yield Chunk(text, token, reason, sequence.timings, alternatives)
-        finally:
-            # Others' steps, and rounds of speculation, bring tokens that nobody saw where a reply ends early.
-            sequence.drop(len(sequence.generated) - shown)
+        def ended(sequence: Sequence) -> None:
             self._engine.remove(sequence)
-            self._prompts.remember(texts, sequence)
+            self._prompts.remember(read.texts, sequence)
+
+        return Reply(sequence, stop=sampling.stop, piece=self._piece, factors=self.family.factors, ended=ended)
+
+    def step(self) -> None:
+        """Bring on all replies that were begun: by a token, or by a piece of their prompts."""
+        self._engine.step()
+
+    @property
+    def running(self) -> int:
+        """How many replies have a slot, of `sequences`."""
+        return self._engine.running
+
+    @property
+    def waiting(self) -> int:
+        """How many replies wait for a slot."""
+        return self._engine.waiting
+
+    def _start(self, prompt: Prompt, blend: Blend | None, sampling: Sampling | None) -> Generator[Chunk, None, None]:
+        """Check everything and enter the engine now, so that errors come before the first chunk is asked for."""
+        chunks = self._chunks(self.begin(prompt, blend=blend, sampling=sampling))
+        next(chunks)
+        return chunks
+
+    def _chunks(self, reply: Reply) -> Generator[Chunk, None, None]:
+        """The chunks of a reply. The first `next` only enters, so that `close` cleans up."""
+        with closing(reply):
+            yield Chunk("", None, None, reply.timings)
+            while reply.finish_reason is None:
+                # Another reply's step may have brought tokens of this one as well.
+                if not reply.pending:
+                    self._tokenizer()
+                    self._engine.step()
+                yield reply.next_chunk()
+
+    def _piece(self, token: int) -> bytes:
+        return self._tokenizer().piece(token)
 
     def _tokenizer(self) -> Model:
         if self._ensemble.closed:

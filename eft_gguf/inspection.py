@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.compiled import differences, likeliest, log_mass
+from eft_gguf.blend.compiled import differences, kernels, likeliest, log_mass
 from eft_gguf.blend.equation import Blend
+from eft_gguf.blend.layout import Rows
 from eft_gguf.eft import EFT
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.prompts import Messages
@@ -126,11 +127,36 @@ def inspect_reply(
     return Inspection(tuple(replace(token, text=text) for token, text in zip(seen, texts, strict=True)), voices)
 
 
+class Witness:
+    """Inspects each token of a reply as it is drawn: what `EFT.begin` takes, for a reply that is to be seen at once.
+
+    Unlike `inspect_reply` it decodes nothing, so only models that the blend looks at have a say: with behaviour 0 the
+    base alone. `tokens` has no texts, and grows with the reply.
+    """
+
+    def __init__(self, eft: EFT) -> None:
+        self._eft = eft
+        self.tokens: list[InspectedToken] = []
+
+    def __call__(
+        self,
+        rows: Mapping[int, NDArray[np.float32]],
+        used: Rows,
+        factors: NDArray[np.float64],
+        token: int,
+    ) -> None:
+        blended = np.empty(self._eft.n_vocab, np.float32)
+        kernels.blend_into(used, factors, blended)
+        logits = {self._eft.members[member]: row[: len(blended)] for member, row in rows.items()}
+        voices = [name for name in logits if name == "base" or name in self._eft.trait_names]
+        self.tokens.append(_inspect(self._eft, token, {**logits, "blend": blended}, voices))
+
+
 def who_decided(token: int, choices: dict[str, int]) -> str:
     """One of DECISIONS. choices: the first choice of base, the traits in use, and "blend"."""
     if choices["blend"] != token:
         return "chance"
-    base = choices["base"] == token
+    base = choices.get("base") == token
     tuned = any(choice == token for name, choice in choices.items() if name not in ("base", "blend"))
     return {(True, True): "both", (True, False): "base", (False, True): "tuned", (False, False): "blend"}[base, tuned]
 

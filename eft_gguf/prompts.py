@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.llama import Model
@@ -13,7 +14,7 @@ from eft_gguf.engine.sequence import Sequence
 from eft_gguf.errors import ContextError, EFTError
 from eft_gguf.models.chat import render
 
-Messages = Seq[Mapping[str, str]]
+Messages = Seq[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +37,12 @@ class Prompts:
         # Text and ids of the last replies with their prompts: see _chat_ids.
         self.transcripts: deque[tuple[str, list[int]]] = deque(maxlen=remembered)
 
-    def read(self, prompt: str | Messages) -> Prompt:
-        """The prompt as the members read it: messages by the template, a string as plain text.
+    def read(self, prompt: str | Messages | list[int], *, tools: Seq[Mapping[str, Any]] | None = None) -> Prompt:
+        """The prompt as the members read it: messages by the template, a string as plain text, token ids as they are.
 
-        Raises ContextError for control tokens that not all models know, EFTError where the models were closed.
+        tools: what the tuned model's template is to tell of, with messages.
+        Raises OptionError as `render` does, ContextError for control tokens that not all models know, EFTError
+        where the models were closed.
         """
         model = self._model()
         members = range(len(self._ensemble.names))
@@ -47,11 +50,17 @@ class Prompts:
             ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
             self.require_shared("prompt", ids)
             return Prompt([prompt for _ in members], [ids for _ in members])
+        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
+            ids = [token for token in prompt if isinstance(token, int)]
+            self.require_shared("prompt", ids)
+            text = b"".join(model.piece(token, special=True) for token in ids).decode("utf-8", "replace")
+            return Prompt([text for _ in members], [ids for _ in members])
+        messages: Any = prompt
         template = model.chat_template() or ""
         bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
-        for_tuned = for_bases = render(prompt, template=template, bos=bos, eos=eos)
+        for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos, tools=tools)
         if self._bases_template is not None:
-            for_bases = render(prompt, template=self._bases_template, bos=bos, eos=eos)
+            for_bases = render(messages, template=self._bases_template, bos=bos, eos=eos)
         by_text = {text: self._chat_ids(text) for text in {for_tuned, for_bases}}
         self.require_shared("prompt", *by_text.values())
         texts = [for_tuned if member in self._ensemble.tuned else for_bases for member in members]

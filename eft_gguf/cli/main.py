@@ -16,6 +16,7 @@ COMMANDS = {
     "demo": "Ask one question of untuned, tuned, base and blend, side by side.",
     "run": "Print one answer.",
     "chat": "Talk, with the dials at hand.",
+    "serve": "Serve OpenAI's API, and a page with the two dials.",
     "inspect": "Show which model decided which token.",
     "evaluate": "Measure what a blend knows, and how it behaves.",
     "families": "Families by name, and what of them is on this disk.",

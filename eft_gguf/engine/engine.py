@@ -344,6 +344,10 @@ class Engine:
             sequence.count_check(token == draft.token)
         if sequence.sampler.logprobs is not None:
             sequence.alternatives.append(sequence.sampler.alternatives(used, factors, token))
+        if sequence.witness is not None:
+            for row in rows:
+                row[self.ensemble.never_sampled] = -np.inf
+            sequence.witness(dict(zip(members, rows, strict=True)), used, factors, token)
         if token in self.ensemble.end_tokens:
             sequence.finish_reason = "stop"
         sequence.append(token)

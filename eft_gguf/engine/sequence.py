@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eft_gguf.blend.equation import Filter, members_needed
+from eft_gguf.blend.layout import Rows
 from eft_gguf.engine.draft_length import LOOKUP_PRIOR, Acceptance
 from eft_gguf.engine.lookup import Lookup
 from eft_gguf.engine.sampler import Alternatives, Sampler
+
+Witness = Callable[[Mapping[int, NDArray[np.float32]], Rows, NDArray[np.float64], int], None]
+"""Told how a token came: the logits by member, what the blend of them is made of (rows and factors), the token. The
+logits hold during the call only."""
 
 
 @dataclass(slots=True)
@@ -112,6 +120,7 @@ class Sequence:
     came after.  factors: the equation's factors per member; filter: that of the blend. Both may be changed between
     steps.
     alternatives: to each sampled token, where the sampler was asked for log-probabilities.
+    witness: called for each sampled token, where one is set.
     finish_reason: None until it is finished; with "error", `error` is what kept it from going on.
     acceptance, lookup_acceptance: of drafts by a model and of those from `lookup`, for this reply so far.  foreseen:
     the place of the next token and what `lookup` has for it, where that is not tried as a draft.
@@ -134,6 +143,7 @@ class Sequence:
         self.max_tokens = max_tokens
         self.generated: list[int] = []
         self.alternatives: list[Alternatives] = []
+        self.witness: Witness | None = None
         self.finish_reason: str | None = None
         self.error: Exception | None = None
         self.slot: int | None = None

@@ -1,0 +1,297 @@
+"""The bodies of requests, typed: OpenAI's, with the object `eft` for the dials and the engine's sampling options.
+
+Types are strict: "1" is no number. Fields that are not known are let pass where clients send their own, in the body
+itself, and refused in `eft`, where one would be a slip of the pen.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+
+LARGE = 2**31 - 1
+Count = Annotated[int, Field(ge=1, le=LARGE)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
+
+
+def _writable(value: Any) -> Any:
+    """Refuse what cannot be written as JSON in UTF-8: half characters, and numbers that are none."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
+        raise ValueError("this is not JSON that can be written again") from None
+    return value
+
+
+Json = Annotated[dict[str, Any], AfterValidator(_writable)]
+
+
+class Body(BaseModel):
+    """A part of a request that may hold more than is known here."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Exact(BaseModel):
+    """A part of a request that holds what is known here and nothing else."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---- the dials
+
+
+class FilterFields(Exact):
+    """What keeps tokens from winning by noise; null switches one off that is on by default."""
+
+    tuned_top_p: float | None = None
+    base_top_p: float | None = None
+    base_min_p: float | None = None
+    untuned_floor: float | None = None
+
+
+class Dials(Exact):
+    """The dials; what is not named stays as it is."""
+
+    knowledge: float | None = None
+    behaviour: float | None = None
+    traits: dict[str, float] | None = None
+    filter: FilterFields | None = None
+
+
+class EftFields(Dials):
+    """The dials of a request. inspect: tell with each token who decided it."""
+
+    inspect: bool = False
+
+
+# ---- what all requests for text have
+
+
+class SamplingFields(Body):
+    """OpenAI's sampling options, and the engine's own beyond them."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: Annotated[int, Field(ge=0, le=LARGE)] | None = None
+    min_p: float | None = None
+    typical_p: float | None = None
+    top_n_sigma: float | None = None
+    xtc_probability: float | None = None
+    xtc_threshold: float | None = None
+    repeat_penalty: float | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    penalty_window: Count | None = None
+    dry_multiplier: float | None = None
+    dry_base: float | None = None
+    dry_allowed_length: Count | None = None
+    grammar: Annotated[str, Field(max_length=100_000)] | None = None
+    seed: int | None = None
+    logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
+    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+
+    @field_validator("logit_bias")
+    @classmethod
+    def _ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
+        for key in value or {}:
+            if not (key.isascii() and key.isdigit() and len(key) < 10):
+                raise ValueError(f"{key!r} is no token id")
+        return value
+
+
+class StreamOptions(Body):
+    """include_usage: end the stream with what it cost."""
+
+    include_usage: bool = False
+
+
+class TextRequest(SamplingFields):
+    """What both kinds of completion share."""
+
+    model: str = ""
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Field(ge=1, le=128)] | None = None
+    eft: EftFields | None = None
+
+
+# ---- chat
+
+
+class Part(Body):
+    """A part of a message's content."""
+
+    type: str
+    text: str = ""
+
+    @field_validator("type")
+    @classmethod
+    def _text_only(cls, value: str) -> str:
+        if value not in ("text", "refusal"):
+            raise ValueError(f"the models read text only, not {value!r}")
+        return value
+
+
+class CalledFunction(Body):
+    """A function that a model called. arguments: the text of a JSON object."""
+
+    name: str
+    arguments: str = "{}"
+
+
+class Call(Body):
+    """A call in an assistant's message."""
+
+    id: str = ""
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
+class ChatMessage(Body):
+    """What was said. An assistant's message may be calls alone."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
+
+    def plain(self) -> dict[str, Any]:
+        """The message as templates read it."""
+        parts = self.content if isinstance(self.content, list) else []
+        text = "".join(part.text for part in parts) if parts else self.content or ""
+        message: dict[str, Any] = {"role": "system" if self.role == "developer" else self.role, "content": text}
+        if self.tool_calls:
+            message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
+        optional = {"name": self.name, "tool_call_id": self.tool_call_id}
+        return {**message, **{key: value for key, value in optional.items() if value is not None}}
+
+
+class Function(Body):
+    """A function that the model may call. parameters: a JSON schema."""
+
+    name: Name
+    description: str | None = None
+    parameters: Json | None = None
+    strict: bool | None = None
+
+
+class Tool(Body):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class ChosenFunction(Body):
+    """Its name."""
+
+    name: str
+
+
+class ToolChoice(Body):
+    """The one function that is to be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class TextFormat(Body):
+    """Any text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    """Some JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchema(Body):
+    """A schema and its name."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
+
+    name: str = ""
+    description: str | None = None
+    strict: bool | None = None
+    schema_: Json | None = Field(default=None, alias="schema")
+
+
+class JsonSchemaFormat(Body):
+    """JSON by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]
+
+
+class ChatRequest(TextRequest):
+    """POST /v1/chat/completions."""
+
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    max_tokens: Count | None = None
+    max_completion_tokens: Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: ResponseFormat | None = None
+    tools: Annotated[list[Tool], Field(max_length=128)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
+    modalities: list[str] | None = None
+
+    @field_validator("modalities")
+    @classmethod
+    def _text(cls, value: list[str] | None) -> list[str] | None:
+        if value not in (None, ["text"]):
+            raise ValueError("the models write text only")
+        return value
+
+
+# ---- plain completions
+
+
+class CompletionRequest(TextRequest):
+    """POST /v1/completions. A prompt is a text, token ids, or several of either."""
+
+    prompt: (
+        Annotated[str, Field(min_length=0)]
+        | Annotated[list[str], Field(min_length=1, max_length=128)]
+        | Annotated[list[Annotated[int, Field(ge=0, le=LARGE)]], Field(min_length=1)]
+        | Annotated[
+            list[Annotated[list[Annotated[int, Field(ge=0, le=LARGE)]], Field(min_length=1)]],
+            Field(min_length=1, max_length=128),
+        ]
+    )
+    max_tokens: Annotated[int, Field(ge=0, le=LARGE)] | None = 16
+    logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+    best_of: int | None = None
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """All prompts."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        several: list[Any] = self.prompt
+        return [several] if isinstance(several[0], int) else several
+
+
+# ---- the rest
+
+
+class InspectRequest(Body):
+    """POST /v1/inspect: who decided what. Of messages or a prompt, and a reply; one is made greedily unless given."""
+
+    model: str = ""
+    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    prompt: Annotated[str, Field(min_length=1)] | None = None
+    reply: str | None = None
+    max_tokens: Count | None = None
+    eft: Dials | None = None

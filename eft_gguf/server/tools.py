@@ -1,0 +1,156 @@
+"""Tool calls: in which form the tuned model writes them, how one is forced, and how they are found in what it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eft_gguf.engine.sampling import Sampling
+from eft_gguf.errors import OptionError
+from eft_gguf.server.schema import Function, Tool
+
+OPEN, CLOSE = "<tool_call>", "</tool_call>"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call. arguments: the text of a JSON object."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def plain(self) -> dict[str, Any]:
+        """As OpenAI's clients read it."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a model writes a call: an object with the keys `name` and `arguments`, between marks that may be empty."""
+
+    opening: str
+    closing: str
+    arguments: str
+
+
+def form_of(template: str) -> Form:
+    """The form that a chat template teaches. Raises OptionError for one that is not known here."""
+    # Qwen 2.5 and 3, Hermes and those that follow them.
+    if OPEN in template and "<function=" not in template:
+        return Form(f"{OPEN}\n", f"\n{CLOSE}", "arguments")
+    # Llama 3.1 and later: the whole reply is the object.
+    if '"parameters"' in template and "tool" in template:
+        return Form("", "", "parameters")
+    raise OptionError(
+        "the form in which the tuned model's template writes tool calls is not known here",
+        hint=f"those of Qwen and Hermes ({OPEN}) and of Llama 3 are; or leave tools out",
+    )
+
+
+def forcing(form: Form, functions: Sequence[Function]) -> str:
+    """A grammar (GBNF) that leaves no choice but a call of one of the functions. Raises OptionError."""
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": function.name}, form.arguments: function.parameters or {"type": "object"}},
+            "required": ["name", form.arguments],
+            "additionalProperties": False,
+        }
+        for function in functions
+    ]
+    rules = Sampling(json_schema=calls[0] if len(calls) == 1 else {"oneOf": calls}).gbnf() or ""
+    rules = re.sub(r"^root ::=", "tool-call ::=", rules, flags=re.MULTILINE)
+    opening, closing = (json.dumps(mark) for mark in (form.opening, form.closing))
+    return f"root ::= {opening} tool-call {closing}\n{rules}"
+
+
+class Reader(Protocol):
+    """Finds calls in what a model says, piece by piece."""
+
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        """Text that is none of a call, and calls that are whole by now."""
+
+    def flush(self) -> tuple[str, list[ToolCall]]:
+        """The same at the end."""
+
+
+class PlainReader:
+    """Where there are no tools, all is text."""
+
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        return text, []
+
+    def flush(self) -> tuple[str, list[ToolCall]]:
+        return "", []
+
+
+class CallReader:
+    """For a form and the tools on offer. What looks like a call but is none stays text."""
+
+    def __init__(self, form: Form, tools: Sequence[Tool]) -> None:
+        self._form = form
+        self._names = {tool.function.name for tool in tools}
+        self._held = ""
+        self._begun = False
+
+    def push(self, text: str) -> tuple[str, list[ToolCall]]:
+        self._held += text
+        return self._marked() if self._form.opening else self._unmarked()
+
+    def flush(self) -> tuple[str, list[ToolCall]]:
+        held, self._held = self._held, ""
+        body = held.removeprefix(OPEN) if self._form.opening else held
+        call = self._call(body) if body != held or not self._form.opening else None
+        return ("", [call]) if call else (held, [])
+
+    def _marked(self) -> tuple[str, list[ToolCall]]:
+        said = ""
+        calls: list[ToolCall] = []
+        while True:
+            before, mark, rest = self._held.partition(OPEN)
+            if not mark:
+                keep = _beginning(self._held, OPEN)
+                said += self._held[: len(self._held) - keep]
+                self._held = self._held[len(self._held) - keep :]
+                return said, calls
+            body, end, after = rest.partition(CLOSE)
+            # White space around calls is not what was said.
+            said += before if before.strip() else ""
+            if not end:
+                self._held = OPEN + rest
+                return said, calls
+            call = self._call(body)
+            if call is None:
+                said += OPEN + body + CLOSE
+            else:
+                calls.append(call)
+            self._held = after.lstrip("\n") if call else after
+
+    def _unmarked(self) -> tuple[str, list[ToolCall]]:
+        # Only a reply that begins like an object may be a call, and it is one only as a whole.
+        if not self._begun and (not self._held.strip() or self._held.lstrip().startswith("{")):
+            return "", []
+        self._begun = True
+        said, self._held = self._held, ""
+        return said, []
+
+    def _call(self, body: str) -> ToolCall | None:
+        try:
+            found = json.loads(body)
+        except ValueError:
+            return None
+        if not isinstance(found, dict) or found.get("name") not in self._names:
+            return None
+        arguments = found.get("arguments", found.get("parameters", {}))
+        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+        return ToolCall(f"call_{secrets.token_hex(12)}", found["name"], text)
+
+
+def _beginning(text: str, mark: str) -> int:
+    """The length of the longest end of `text` with which `mark` begins."""
+    return next((length for length in range(min(len(mark) - 1, len(text)), 0, -1) if text.endswith(mark[:length])), 0)
