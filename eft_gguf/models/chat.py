@@ -86,7 +86,9 @@ def check_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             raise OptionError(
                 f"the content of message {number} is {type(content).__name__}, not a text", hint=_example()
             )
-        kept = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
+        kept: dict[str, Any] = {}
+        if role == "tool":
+            kept = {name: message[name] for name in ("name", "tool_call_id") if isinstance(message.get(name), str)}
         if calls:
             kept["tool_calls"] = [_call(call) for call in calls]
         checked.append({"role": role, "content": content, **kept})

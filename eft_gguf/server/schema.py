@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 LARGE = 2**31 - 1
 Count = Annotated[int, Field(ge=1, le=LARGE)]
@@ -32,6 +32,19 @@ class Body(BaseModel):
     """A part of a request that may hold more than is known here."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Request(Body):
+    """A whole request. Half characters, which JSON can name but UTF-8 cannot write, are refused wherever they stand."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _utf8(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            raise ValueError("a text in it is no Unicode: it holds half a character") from None
+        return value
 
 
 class Exact(BaseModel):
@@ -70,7 +83,7 @@ class EftFields(Dials):
 # ---- what all requests for text have
 
 
-class SamplingFields(Body):
+class SamplingFields(Request):
     """OpenAI's sampling options, and the engine's own beyond them."""
 
     temperature: float | None = None
@@ -158,6 +171,12 @@ class ChatMessage(Body):
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
+
+    @model_validator(mode="after")
+    def _said(self) -> ChatMessage:
+        if self.content is None and self.role != "assistant":
+            raise ValueError("content is missing")
+        return self
 
     def plain(self) -> dict[str, Any]:
         """The message as templates read it."""
@@ -286,7 +305,7 @@ class CompletionRequest(TextRequest):
 # ---- the rest
 
 
-class InspectRequest(Body):
+class InspectRequest(Request):
     """POST /v1/inspect: who decided what. Of messages or a prompt, and a reply; one is made greedily unless given."""
 
     model: str = ""

@@ -40,6 +40,11 @@ class Form:
 
 def form_of(template: str) -> Form:
     """The form that a chat template teaches. Raises OptionError for one that is not known here."""
+    if "tools" not in template:
+        raise OptionError(
+            "the tuned model's chat template has no place for tools: the model would not hear of them",
+            hint="leave tools out, or use a tuned model that was trained to call them",
+        )
     # Qwen 2.5 and 3, Hermes and those that follow them.
     if OPEN in template and "<function=" not in template:
         return Form(f"{OPEN}\n", f"\n{CLOSE}", "arguments")

