@@ -56,8 +56,8 @@ class Metrics:
             self.cached_tokens.inc(timings["cached_tokens"])
             self.generated_tokens.inc(timings["generated_tokens"])
             self.queue_seconds.observe(timings["queue_seconds"])
-            self.drafted.inc(timings.get("drafted_tokens", 0))
-            self.accepted.inc(timings.get("accepted_tokens", 0))
+            self.drafted.inc(timings.get("drafted", 0))
+            self.accepted.inc(timings.get("accepted", 0))
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""

@@ -21,10 +21,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from eft_gguf.blend.compiled import likeliest, log_mass
+from eft_gguf.completion import Chunk
 from eft_gguf.eft import EFT
 from eft_gguf.errors import ContextError, EFTError, OptionError, QueueFullError
 from eft_gguf.inspection import InspectedToken, Witness, inspect_reply
-from eft_gguf.reply import Chunk, Reply
+from eft_gguf.reply import Reply
 from eft_gguf.server.protocol import (
     About,
     Begin,
