@@ -167,20 +167,25 @@ def test_the_end_lets_short_replies_finish_and_ends_long_ones(tmp_path: Path) ->
 
 
 def test_dials_moved_during_a_reply_count_from_the_next_token(http: httpx.Client) -> None:
-    request = {"messages": PERU, "temperature": 0, "stream": True, "max_tokens": 60, "eft": {"inspect": True}}
-    with http.stream("POST", "/v1/chat/completions", json=request) as response:
+    request = {**LONG, "model": "bundled", "stream": True, "eft": {"inspect": True}}
+    with http.stream("POST", "/v1/completions", json=request) as response:
         stream = events(response)
         first = next(stream)
         moved = http.post(f"/v1/replies/{first['id']}/eft", json={"behaviour": 0})
-        assert moved.status_code in (200, 404)
-        chunks = list(stream)
-    if moved.status_code == 200:
         assert moved.json()["eft"]["behaviour"] == 0 and moved.json()["eft"]["knowledge"] == 1
-        assert chunks[-1]["eft"]["dials"]["behaviour"] == 0
-        tokens = [token for chunk in chunks for token in (chunk.get("eft") or {}).get("tokens", [])]
-        assert set(tokens[-1]["probabilities"]) == {"base", "blend"}, "the base alone decides at behaviour 0"
+        chunks = [first, *stream]
+    assert chunks[-1]["eft"]["dials"]["behaviour"] == 0
+    tokens = [token for chunk in chunks for token in (chunk.get("eft") or {}).get("tokens", [])]
+    deciders = [set(token["probabilities"]) for token in tokens]
+    assert deciders[0] == {"base", "untuned", "helpful", "blend"}
+    assert deciders[-1] == {"base", "blend"}, "the base alone decides at behaviour 0"
     gone = http.post(f"/v1/replies/{first['id']}/eft", json={"behaviour": 0})
     assert gone.status_code == 404 and gone.json()["error"]["code"] == "no_such_reply"
+    with http.stream("POST", "/v1/completions", json=request) as response:
+        stream = events(response)
+        first = next(stream)
+        wrong = http.post(f"/v1/replies/{first['id']}/eft", json={"traits": {"grumpy": 1}})
+        assert wrong.status_code == 400 and "unknown trait" in wrong.json()["error"]["message"]
 
 
 def test_metrics(http: httpx.Client) -> None:
