@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from eft_gguf import __version__
 from eft_gguf.errors import EFTError, OptionError
-from eft_gguf.server import chat, completions, pages, routes
+from eft_gguf.server import chat, completions, ollama, pages, routes
 from eft_gguf.server.errors import add_handlers
 from eft_gguf.server.metrics import Counting, Metrics
 from eft_gguf.server.process import Engine
@@ -24,7 +24,7 @@ from eft_gguf.server.settings import Settings
 from eft_gguf.server.state import State
 
 DESCRIPTION = "Emulated fine-tuning: what OpenAI's clients can use, with the dials in the object `eft`."
-ROUTERS = (chat.router, completions.router, routes.router, pages.router)
+ROUTERS = (chat.router, completions.router, ollama.router, routes.router, pages.router)
 
 
 def create_app(settings: Settings, engine: Engine) -> FastAPI:

@@ -102,6 +102,7 @@ class CallReader:
         self._names = {tool.function.name for tool in tools}
         self._held = ""
         self._begun = False
+        self._called = False
 
     def push(self, text: str) -> tuple[str, list[ToolCall]]:
         self._held += text
@@ -120,7 +121,8 @@ class CallReader:
             before, mark, rest = self._held.partition(OPEN)
             if not mark:
                 keep = _beginning(self._held, OPEN)
-                said += self._held[: len(self._held) - keep]
+                text = self._held[: len(self._held) - keep]
+                said += text if text.strip() or not self._called else ""
                 self._held = self._held[len(self._held) - keep :]
                 return said, calls
             body, end, after = rest.partition(CLOSE)
@@ -134,6 +136,7 @@ class CallReader:
                 said += OPEN + body + CLOSE
             else:
                 calls.append(call)
+                self._called = True
             self._held = after.lstrip("\n") if call else after
 
     def _unmarked(self) -> tuple[str, list[ToolCall]]:

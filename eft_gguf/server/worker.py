@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -123,7 +123,7 @@ class Worker:
         except Exception as error:
             # What was decoded is lost for all that took part; those that wait have lost nothing.
             log.exception("a step failed")
-            failure = _failure(error)
+            failure = replace(_failure(error), kind="failed")
             running = [number for number, making in self._replies.items() if making.reply.started]
             for number in running or list(self._replies):
                 self._tell(number, failure)
@@ -237,8 +237,9 @@ class _Guard:
 def _failure(error: Exception) -> Failed:
     if not isinstance(error, EFTError):
         return Failed("failed", f"an error inside the engine: {type(error).__name__}", "the server's log says more")
-    kinds = {OptionError: "request", ContextError: "context", QueueFullError: "full"}
-    kind = next((name for known, name in kinds.items() if isinstance(error, known)), "failed")
+    # What one order alone runs into is of its own making: an empty prompt, a grammar that leads nowhere.
+    kinds = {ContextError: "context", QueueFullError: "full"}
+    kind = next((name for known, name in kinds.items() if isinstance(error, known)), "request")
     return Failed(kind, error.message, error.hint)
 
 

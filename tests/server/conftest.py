@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -100,6 +101,27 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def http(server: Served) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.url, timeout=60) as client:
         yield client
+
+
+@contextlib.contextmanager
+def slowed(server: Served) -> Iterator[None]:
+    """The engine gets a tenth of the time within it: what happens in the middle of a reply is then hit for sure."""
+    engine, done = server.engine(), threading.Event()
+
+    def pulse() -> None:
+        while not done.is_set():
+            engine.suspend()
+            time.sleep(0.045)
+            engine.resume()
+            time.sleep(0.005)
+
+    thread = threading.Thread(target=pulse)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 PERU = [{"role": "user", "content": "What is the capital of Peru?"}]

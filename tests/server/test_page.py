@@ -22,7 +22,7 @@ if CHROMIUM is None:
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 
-from tests.server.conftest import Served  # noqa: E402
+from tests.server.conftest import Served, slowed  # noqa: E402
 
 ARGUMENTS = [
     "--no-sandbox",
@@ -124,11 +124,12 @@ def test_hover_tells_who_decided(page: Page) -> None:
     expect(details).to_be_hidden()
 
 
-def test_stop_edit_and_regenerate(page: Page) -> None:
+def test_stop_edit_and_regenerate(page: Page, server: Served) -> None:
     lengthen(page)
-    ask(page, "List all cities.")
-    expect(page.locator(".assistant .t").nth(3)).to_be_attached()
-    page.click("#stop")
+    with slowed(server):
+        ask(page, "List all cities.")
+        expect(page.locator(".assistant .t").nth(3)).to_be_attached()
+        page.click("#stop")
     expect(page.locator(".assistant .meta")).to_contain_text("stopped")
     page.unroute_all()
     page.locator(".user button", has_text="Edit").click()
@@ -185,17 +186,19 @@ def test_the_pad(page: Page) -> None:
     assert {span.get_attribute("data-by") for span in page.locator(".assistant .t").all()} == {"base"}
 
 
-def test_the_pad_moved_during_a_reply(page: Page) -> None:
+def test_the_pad_moved_during_a_reply(page: Page, server: Served) -> None:
     lengthen(page)
     set_sampling(page, temperature=0.8)
     move(page, 0.9, 0.1)
     steered: list[int] = []
     page.on("response", lambda response: steered.append(response.status) if "/v1/replies/" in response.url else None)
-    ask(page, "List all cities.")
-    expect(page.locator(".assistant .t").nth(3)).to_be_attached()
-    move(page, 0.3, 0.1)
-    expect(page.locator(".assistant .t").nth(60)).to_be_attached()
-    shot(page, "moved")
+    with slowed(server):
+        ask(page, "List all cities.")
+        expect(page.locator(".assistant .t").nth(3)).to_be_attached()
+        with page.expect_response("**/v1/replies/**"):
+            move(page, 0.3, 0.1)
+        expect(page.locator(".assistant .t").nth(60)).to_be_attached()
+        shot(page, "moved")
     done(page)
     assert steered and steered[0] == 200
     expect(page.locator(".assistant .meta")).to_contain_text("dials moved on the way")

@@ -59,7 +59,7 @@ export function explain(span, token, traits) {
     const p = token.probabilities[name];
     const bar = h("span", { className: "bar" });
     bar.style.width = `${Math.max(2, 100 * p)}%`;
-    const others = (token.alternatives[name] || []).slice(0, 3).map(([text, q]) => `${visible(text)} ${percent(q)}`).join("  ");
+    const others = (token.alternatives[name] || []).slice(0, 3).map(([text, q]) => `${visible(text)}\u00a0${percent(q)}`).join(", ");
     return h("tr", {}, h("th", { scope: "row", className: `of-${kind(name)}` }, name, bar), h("td", { className: "p" }, percent(p)), h("td", { className: "alternatives" }, others));
   });
   box.replaceChildren(h("b", { className: "word" }, visible(token.text)), ` ${token.decided_by}: ${MEANINGS[token.decided_by]}`, h("table", {}, h("tbody", {}, ...rows)));
@@ -74,7 +74,7 @@ export function explain(span, token, traits) {
 export const hide = () => { $("details").hidden = true; };
 
 const rank = (name) => (name === "blend" ? 0 : name === "base" ? 1 : name.startsWith("untuned") ? 9 : 5);
-const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)} %` : p >= 0.001 ? `${(100 * p).toFixed(1)} %` : "0 %");
+const percent = (p) => (p >= 0.0995 ? `${Math.round(100 * p)}\u00a0%` : p >= 0.001 ? `${(100 * p).toFixed(1)}\u00a0%` : "0\u00a0%");
 
 // Pointer, touch and keyboard over the tokens of one reply.
 export function watch(element, tokens, traits) {

@@ -1,0 +1,147 @@
+"""Tool calls: read from what a model says, forced by a grammar, and through a server whose template knows them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi")
+openai = pytest.importorskip("openai")
+
+from eft_gguf.errors import OptionError  # noqa: E402
+from eft_gguf.models.chat import render  # noqa: E402
+from eft_gguf.server.schema import Tool  # noqa: E402
+from eft_gguf.server.tools import CallReader, forcing, form_of  # noqa: E402
+from tests import tiny_models  # noqa: E402
+from tests.server.conftest import Served, served  # noqa: E402
+
+QWEN = (
+    "{% if tools %}{{ '<|im_start|>system\nTools: ' }}{% for tool in tools %}{{ tool | tojson }}{% endfor %}"
+    '{{ \' Call with <tool_call>\n{"name": ..., "arguments": ...}\n</tool_call><|im_end|>\n\' }}{% endif %}'
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}"
+    "{% for call in m.tool_calls %}{{ '<tool_call>\n' + (call.function | tojson) + '\n</tool_call>' }}{% endfor %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}"
+)
+WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "The weather in a city.",
+        "parameters": {
+            "type": "object",
+            "properties": {"unit": {"enum": ["C", "F"]}, "days": {"type": "boolean"}},
+            "required": ["unit", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+OTHER = {"type": "function", "function": {"name": "other", "parameters": {"type": "object", "properties": {}}}}
+ASK = [{"role": "user", "content": "Hi"}]
+
+
+def reader(template: str = QWEN) -> CallReader:
+    return CallReader(form_of(template), [Tool.model_validate(WEATHER)])
+
+
+def fed(text: str, size: int, template: str = QWEN) -> tuple[str, list[tuple[str, str]]]:
+    """What a reader makes of a text that comes in pieces."""
+    reading = reader(template)
+    parts = [reading.push(text[i : i + size]) for i in range(0, len(text), size)] + [reading.flush()]
+    calls = [(call.name, call.arguments) for _, found in parts for call in found]
+    return "".join(said for said, _ in parts), calls
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_calls_are_found_however_the_text_is_cut(size: int) -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"unit": "C"}}\n</tool_call>'
+    found = ("weather", '{"unit": "C"}')
+    assert fed(call, size) == ("", [found])
+    assert fed(f"Let me look. {call}\n{call}", size) == ("Let me look. ", [found, found])
+    assert fed("a < b <tool> <tool_ca", size) == ("a < b <tool> <tool_ca", [])
+    assert fed(call.removesuffix("\n</tool_call>"), size) == ("", [found])
+
+
+@pytest.mark.parametrize("body", ["no json", '{"name": "unknown", "arguments": {}}', "[1]"])
+def test_what_is_no_call_stays_text(body: str) -> None:
+    text = f"<tool_call>{body}</tool_call> after"
+    assert fed(text, 4) == (text, [])
+
+
+@pytest.mark.parametrize("size", [1, 5, 1000])
+def test_the_form_of_llama(size: int) -> None:
+    template = 'tools {"name": ..., "parameters": ...}, as in "parameters"'
+    call = '{"name": "weather", "parameters": {"unit": "C"}}'
+    assert fed(call, size, template) == ("", [("weather", '{"unit": "C"}')])
+    assert fed("It is {cold}.", size, template) == ("It is {cold}.", [])
+    assert fed("{cold}", size, template) == ("{cold}", [])
+
+
+def test_templates_that_are_not_known_are_refused() -> None:
+    with pytest.raises(OptionError, match="no place for tools"):
+        form_of(tiny_models.TEMPLATE)
+    with pytest.raises(OptionError, match="is not known here"):
+        form_of("{{ tools }}[TOOL_CALLS]")
+    with pytest.raises(OptionError, match="no place for tools"):
+        render(ASK, template=tiny_models.TEMPLATE, bos="", eos="", tools=[WEATHER])
+
+
+def test_the_template_hears_of_tools_and_of_earlier_calls() -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"unit": "C"}'}}
+    messages = [*ASK, {"role": "assistant", "content": None, "tool_calls": [call]}, {"role": "tool", "content": "21"}]
+    text = render(messages, template=QWEN, bos="", eos="", tools=[WEATHER])
+    assert "The weather in a city." in text and '"arguments": {"unit": "C"}' in text and "tool\n21" in text
+
+
+def test_the_grammar_that_forces_a_call() -> None:
+    one = forcing(form_of(QWEN), [Tool.model_validate(WEATHER).function])
+    assert one.startswith('root ::= "<tool_call>\\n" tool-call "\\n</tool_call>"')
+    two = forcing(form_of(QWEN), [Tool.model_validate(tool).function for tool in (WEATHER, OTHER)])
+    assert "weather" in two and "other" in two and two.count("root ::=") == 1
+
+
+@pytest.fixture(scope="module")
+def calling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Random models whose template knows tools: what they say means nothing, what they are forced to does."""
+    folder = tmp_path_factory.mktemp("calling")
+    for seed, name in enumerate(("base", "untuned", "tuned")):
+        tiny_models.write_tiny_model(folder / f"{name}.gguf", seed=seed, ctx=1024, template=QWEN)
+    models = [part for name in ("base", "untuned", "tuned") for part in (f"--{name}", str(folder / f"{name}.gguf"))]
+    with served(folder / "log", *models, "--temperature", "0.7") as running:
+        yield running
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "weather"}}])
+def test_a_forced_call(calling: Served, choice: Any) -> None:
+    ask: dict[str, Any] = {"model": "x", "messages": ASK, "tools": [WEATHER], "tool_choice": choice, "seed": 1}
+    with openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client:
+        whole = client.chat.completions.create(**ask)
+        (call,) = whole.choices[0].message.tool_calls
+        arguments = json.loads(call.function.arguments)
+        assert call.function.name == "weather" and whole.choices[0].finish_reason == "tool_calls"
+        assert arguments["unit"] in ("C", "F") and isinstance(arguments["days"], bool)
+        chunks = list(client.chat.completions.create(**ask, stream=True))
+    (streamed,) = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
+    assert streamed.function.arguments == call.function.arguments and streamed.index == 0 and streamed.id
+    assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_calls_that_may_come_and_those_that_may_not(calling: Served) -> None:
+    ask: dict[str, Any] = {"model": "x", "messages": ASK, "tools": [WEATHER], "max_tokens": 5}
+    with openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client:
+        free = client.chat.completions.create(**ask)
+        none = client.chat.completions.create(**ask, tool_choice="none")
+        assert free.usage.prompt_tokens > none.usage.prompt_tokens + 50
+        wrong = {"type": "function", "function": {"name": "nope"}}
+        with pytest.raises(openai.BadRequestError, match="'nope', which is no tool"):
+            client.chat.completions.create(**ask, tool_choice=wrong)
+        with pytest.raises(openai.BadRequestError, match="there are no tools"):
+            client.chat.completions.create(model="x", messages=ASK, tool_choice="required")
+
+
+def test_a_family_by_references_has_a_name(calling: Served, tmp_path: Path) -> None:
+    with openai.OpenAI(base_url=calling.api, api_key="none") as client:
+        assert next(model.id for model in client.models.list()) == "from-references"
