@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 Given = dict[str, Any]
+REFERENCES = ("base", "untuned", "tuned")
+NAMING = ("family", *REFERENCES)
 
 
 def _weights(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, float]:
@@ -236,9 +238,8 @@ def _blend_options(options: dict[str, Decorator]) -> Decorator:
 dial_options = _blend_options(DIALS)
 knowledge_options = _blend_options({"knowledge": DIALS["knowledge"]})  # for commands that turn the other dials
 model_options = _group("models", MODELS)
+machine_options = _group("machine", {name: option for name, option in MODELS.items() if name not in NAMING})
 sampling_options = _group("sampling", SAMPLING)
-
-REFERENCES = ("base", "untuned", "tuned")
 
 
 def open_models(models: Given) -> EFT:

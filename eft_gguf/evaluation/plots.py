@@ -42,6 +42,26 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def plain(axes: Any) -> None:
+    """The look of all panels: a faint grid, no box."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def inline_svg(figure: Figure) -> str:
+    """The figure as an element of an HTML page: no background, and black drawn in the colour of the page's text."""
+    import matplotlib
+
+    data = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": "eft-gguf"}):
+        figure.savefig(data, format="svg", transparent=True, metadata={"Date": None})
+    element = data.getvalue()
+    element = element[element.index("<svg") :]
+    # Matplotlib leaves the colour of black text away, and that is SVG's black.
+    element = element.replace("#000000", "currentColor").replace("<svg ", '<svg fill="currentColor" role="img" ', 1)
+    return element
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write the figure in the format that the file's name asks for; the same figure gives the same bytes."""
     import matplotlib

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,18 @@ class Run:
         """Keep a piece of work."""
         self.done[key] = value
         self._append({"key": key, "value": value})
+
+    def took(self, started: float, before: int) -> float:
+        """Seconds that the run took so far, over all times it was gone on with; kept with it.
+
+        started: when this time began, since the epoch.  before: how much was done then; where nothing came since, this
+        time does not count.
+        """
+        spent: float = self.done.get("seconds", 0.0)
+        if len(self.done) > before or not spent:
+            spent = round(spent + time.time() - started, 3)
+            self.add("seconds", spent)
+        return spent
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Keep what came out."""

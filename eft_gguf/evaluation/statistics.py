@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, sqrt
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
 
 Z = 1.959963984540054
 """The normal distribution's 97.5 % point: intervals hold the true value 95 times in 100."""
+RESAMPLES = 2000
+"""Of a bootstrap."""
 
 
 def wilson(right: float, asked: int) -> tuple[float, float]:
@@ -72,15 +76,50 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * sum(comb(pairs, i) for i in range(fewer + 1)) / (1 << pairs))
 
 
-def paired_interval(gained: int, lost: int, asked: int) -> tuple[float, float]:
-    """95 % interval of the difference between two shares right of the same questions, −1 to 1.
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number, in their order: each below α only if the test holds at α for all together.
+
+    Step-down Bonferroni (Holm, 1979): the smallest is multiplied by their number, the next by one less …
+    """
+    corrected, highest = [0.0] * len(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=values.__getitem__)):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = highest
+    return corrected
+
+
+def bootstrap(scores: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean of scores, shape (n,): the percentile bootstrap's over questions (Efron, 1979).
+
+    2,000 resamples. Wilson's where all scores are equal, since resampling then finds no spread; (0, 1) of none.
+    """
+    if not len(scores) or (scores == scores[0]).all():
+        return wilson(float(scores.sum()), len(scores))
+    drawn = np.random.default_rng(seed).integers(len(scores), size=(RESAMPLES, len(scores)))
+    low, high = np.quantile(scores[drawn].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def ratio_interval(parts: NDArray[np.float64], wholes: NDArray[np.float64], *, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of Σ parts / Σ wholes, both of shape (n,): the percentile bootstrap's over the n.
+
+    For shares of things that come in groups, such as the tokens of replies. Groups of nothing have no part in it.
+    """
+    parts, wholes = parts[wholes > 0], wholes[wholes > 0]
+    drawn = np.random.default_rng(seed).integers(len(parts), size=(RESAMPLES, len(parts)))
+    low, high = np.quantile(parts[drawn].sum(axis=1) / wholes[drawn].sum(axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def paired_interval(gained: int, lost: int, asked: int, *, alpha: float = 0.05) -> tuple[float, float]:
+    """Interval of the difference between two shares right of the same questions, −1 to 1; 95 % without `alpha`.
 
     Wald's with half a question added to each of the four cells (Agresti and Min, 2005): it stays honest where few
     questions differ, or none.
     """
     count = asked + 2
     difference = (gained - lost) / count
-    half = Z * sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
+    half = NormalDist().inv_cdf(1 - alpha / 2) * sqrt(gained + lost + 1 - (gained - lost) ** 2 / count) / count
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
@@ -103,7 +142,7 @@ def gap_closed(
     """
     if not len(start):
         return None
-    drawn = np.random.default_rng(seed).integers(len(start), size=(2000, len(start)))
+    drawn = np.random.default_rng(seed).integers(len(start), size=(RESAMPLES, len(start)))
     gaps = (end - start)[drawn].mean(axis=1)
     if np.quantile(gaps, 0.025) <= 0:
         return None

@@ -8,7 +8,10 @@ from eft_gguf.cli.lazy import LazyCommands
 
 EVALUATIONS = {
     "gate": "Is blending worth it, for your own prompts?",
+    "matrix": "Pre-training scale × fine-tuning scale: what does each bring?",
     "frontier": "Sweep two traits against each other, and behaviour from 0 to 2.",
+    "tokens": "Token by token: where do tuned model and blend part?",
+    "report": "One HTML page of a run, or of several.",
 }
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from eft_gguf.evaluation.asking import Scored
+    from eft_gguf.evaluation.cases import Case
     from eft_gguf.evaluation.questions import Item
     from eft_gguf.evaluation.table import Table
 
@@ -90,6 +91,16 @@ def chosen_questions(text: str | None, seed: int) -> tuple[list[Item], dict[str,
     return asked, {**file_record(path), "chosen": len(asked), "seed": seed}
 
 
+def require_leave(path: Path, cases: Sequence[Case], run_judges: bool) -> None:
+    """A file from elsewhere must not start programs unasked."""
+    judged = next((case for case in cases if case.judge), None)
+    if judged and not run_judges:
+        raise OptionError(
+            f"{path}, line {judged.line} wants a command run: {' '.join(judged.judge)}",
+            hint="if you trust the file, pass --run-judges",
+        )
+
+
 class Countdown(Status):
     """A status line that says how much is done, and how long the rest will take."""
 
@@ -126,21 +137,30 @@ def check_outputs(section: str, plot: Path | None, page: Path | None) -> None:
 def publish(
     record: dict[str, Any],
     tables: Sequence[Table],
+    said: str = "",
     *,
     as_json: bool,
     page: Path | None,
     plot: Path | None,
     draw: Callable[[], Figure],
 ) -> None:
-    """Print the tables, or the record as JSON; put the tables into a page, and the picture into a file."""
+    """Print what is said and the tables, or the record as JSON; put them into a page, and the picture into a file.
+
+    said: conclusions, a line each; what belongs to one is indented below it.
+    """
+    opening = [said] if said else []
     if as_json:
-        click.echo(json.dumps(record, ensure_ascii=False))
+        whole = {**record, "tables": [table.as_dict() for table in tables]}
+        click.echo(json.dumps(whole, ensure_ascii=False))
     else:
-        click.echo("\n\n".join(table.text() for table in tables))
+        click.echo("\n\n".join([*opening, *(table.text() for table in tables)]))
     if page:
         from eft_gguf.evaluation.table import write_section
 
-        write_section(record["evaluation"], "\n\n".join([_made(record), *(table.markdown() for table in tables)]), page)
+        items = "\n".join(line if line.startswith(" ") else f"- {line}" for line in said.splitlines())
+        parts = [_made(record), items, *(table.markdown() for table in tables)]
+        text = "\n\n".join(filter(None, parts))
+        write_section(record["evaluation"], text, page)
         note(f"written: {page}")
     if plot:
         from eft_gguf.evaluation.plots import save

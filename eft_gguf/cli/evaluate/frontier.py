@@ -91,6 +91,6 @@ def frontier(
     weights = {trait.name: trait.weight for trait in family.tuned}
     record |= {"notes": [caveat] if caveat else [], "from": start, "to": end}
     record |= {"points": sweeps.points_record(points, scored, weights)}
-    draw = functools.partial(frontier_plot.draw, points, scored, start, end)
+    draw = functools.partial(frontier_plot.draw, record)
     publish(record, tables, as_json=as_json, page=page, plot=plot, draw=draw)
     finish(scored, record)

@@ -6,18 +6,17 @@ import json
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from eft_gguf.cli.display import note
-from eft_gguf.cli.evaluate.common import Countdown, run_option, stopped
-from eft_gguf.cli.options import REFERENCES, Given, dial_options, model_options, open_models
+from eft_gguf.cli.evaluate.common import Countdown, require_leave, run_option, stopped
+from eft_gguf.cli.options import NAMING, Given, dial_options, model_options, open_models
 from eft_gguf.errors import OptionError
 
 if TYPE_CHECKING:
     from eft_gguf import EFT
-    from eft_gguf.evaluation.cases import Case
 
 
 @click.command(short_help="Is blending worth it, for your own prompts?")
@@ -70,7 +69,7 @@ def gate(
     if limit is not None and limit < 2:
         raise OptionError(f"a limit of {limit} leaves no two halves", hint="give 2 or more")
     cases = read_cases(prompts, regex=regex)
-    _require_leave(prompts, cases, run_judges)
+    require_leave(prompts, cases, run_judges)
     settings = (Blend(**dials),) if dials else gates.SETTINGS
     choosing, reporting = parted(cases, seed, limit) if len(settings) > 1 else ([], cases[:limit])
     if not reporting:
@@ -81,7 +80,7 @@ def gate(
     with open_models(models) as eft:
         family = eft.family
         large = None if large_tuned is None else gates.large_tuned_family(family, large_tuned)
-        machine = {name: value for name, value in models.items() if name not in ("family", *REFERENCES)}
+        machine = {name: value for name, value in models.items() if name not in NAMING}
 
         def open_large() -> AbstractContextManager[EFT]:
             assert large is not None
@@ -110,6 +109,7 @@ def gate(
             stopped(run)
     found = tables(result)
     whole = {**record.head, **result.record, "seconds": round(time.time() - started, 3)}
+    whole["tables"] = [table.as_dict() for table in found]
     record.finish(
         {"verdict": sentence(result), "tables": [table.as_dict() for table in found], "figures": result.record}
     )
@@ -119,14 +119,3 @@ def gate(
         click.echo("\n\n".join([sentence(result), *(table.text() for table in found)]))
     if not any(case.regex or case.schema is not None or case.judge for case in cases):
         note("no prompt asks for a form: what fine-tuning taught does not count in the verdict (see --regex)")
-
-
-def _require_leave(path: Path, cases: list[Case], run_judges: bool) -> None:
-    """A file from elsewhere must not start programs unasked."""
-    judged = next((case for case in cases if case.judge), None)
-    if judged and not run_judges:
-        command: Any = " ".join(judged.judge)
-        raise OptionError(
-            f"{path}, line {judged.line} wants a command run: {command}",
-            hint="if you trust the file, pass --run-judges",
-        )
