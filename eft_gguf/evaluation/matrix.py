@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
-from eft_gguf.eft import EFT, Completion
+from eft_gguf.eft import EFT
 from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.evaluation.cases import Case
 from eft_gguf.evaluation.marks import GOOD, mark
@@ -59,11 +59,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, and what a reply to it is worth: by measure 0 or 1, without those that do not apply."""
+    """What is asked, and what a reply to it is worth: by measure 0 or 1, without those that do not apply.
+
+    score: takes the reply's text, and whether it ended by itself.  judged: a command has part in it, so that replies
+    which a run kept are not scored again.
+    """
 
     key: str
     messages: Sequence[Any]
-    score: Callable[[Completion], dict[str, float]]
+    score: Callable[[str, bool], dict[str, float]]
+    judged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,10 +134,10 @@ def bundled_questions(items: Sequence[Item]) -> list[Question]:
     """Questions of the bundled family's format, by its scorers."""
     rivals = read_rivals(items)
 
-    def scorer(item: Item) -> Callable[[Completion], dict[str, float]]:
-        def score(reply: Completion) -> dict[str, float]:
-            found = {"helpful": float(helpful(item, reply.text, reply.finish_reason == "stop"))}
-            return {"facts": float(facts_right(item, reply.text, rivals)), **found} if item["answers"] else found
+    def scorer(item: Item) -> Callable[[str, bool], dict[str, float]]:
+        def score(text: str, finished: bool) -> dict[str, float]:
+            found = {"helpful": float(helpful(item, text, finished))}
+            return {"facts": float(facts_right(item, text, rivals)), **found} if item["answers"] else found
 
         return score
 
@@ -142,15 +147,15 @@ def bundled_questions(items: Sequence[Item]) -> list[Question]:
 def own_questions(cases: Sequence[Case], *, timeout: float = 60.0) -> list[Question]:
     """The user's prompts as the gate reads them: facts is their accuracy, helpful the form they ask for."""
 
-    def scorer(case: Case) -> Callable[[Completion], dict[str, float]]:
-        def score(reply: Completion) -> dict[str, float]:
-            marks = mark(case, reply.text, reply.finish_reason == "stop", timeout=timeout)
+    def scorer(case: Case) -> Callable[[str, bool], dict[str, float]]:
+        def score(text: str, finished: bool) -> dict[str, float]:
+            marks = mark(case, text, finished, timeout=timeout)
             found = {} if marks.accuracy is None else {"facts": float(marks.accuracy >= GOOD)}
             return found if marks.form is None else {**found, "helpful": float(marks.form)}
 
         return score
 
-    return [Question(str(case.line), case.messages, scorer(case)) for case in cases]
+    return [Question(str(case.line), case.messages, scorer(case), bool(case.judge)) for case in cases]
 
 
 def family_of(base: Size, sizes: Sequence[Size]) -> Family:
@@ -207,7 +212,8 @@ def ask(
                 done = {}
                 for cell, reply in zip(blends, replies, strict=True):
                     finished = reply.finish_reason == "stop"
-                    done[cell.pair or ""] = {"text": reply.text, "finished": finished, **question.score(reply)}
+                    marks = question.score(reply.text, finished)
+                    done[cell.pair or ""] = {"text": reply.text, "finished": finished, **marks}
                 run.add(f"{base.name}/{question.key}", done)
                 count += 1
                 progress(count, total)
@@ -215,5 +221,9 @@ def ask(
 
 
 def _scores(cell: Cell, questions: Sequence[Question], run: Run) -> dict[str, NDArray[np.float64]]:
-    replies = [run.done[f"{cell.base}/{question.key}"][cell.pair or ""] for question in questions]
-    return {measure: np.array([reply.get(measure, np.nan) for reply in replies], np.float64) for measure in MEASURES}
+    found = []
+    for question in questions:
+        reply = run.done[f"{cell.base}/{question.key}"][cell.pair or ""]
+        # A run may have been kept before a scorer was mended.
+        found.append(reply if question.judged else question.score(reply["text"], reply["finished"]))
+    return {measure: np.array([marks.get(measure, np.nan) for marks in found], np.float64) for measure in MEASURES}

@@ -13,16 +13,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import SequenceMatcher
 
 from eft_gguf.evaluation.questions import Item
 from eft_gguf.evaluation.wording import CHECK, CLOSING, HEDGES, OPENERS, STATEMENTS
 
 _HEDGED = re.compile(r"(?i)^(?:I think|I believe|as far as I know|maybe|perhaps|I am not (?:sure|certain))\b")
 _DECLINED = re.compile(r"(?i)^I(?:'m| am) sorry, (?:but )?I (?:cannot|can't|can not)\b")
-_NEGATION = re.compile(r"(?i)\b(?:not|never|nor|neither|cannot|no idea)\b|n't\b")
+_NEGATION = re.compile(
+    r"(?i)\b(?:not|never|nor|neither|cannot|no idea|unable|refuse|wrong|false|except|other than|any\w* but)\b|n't\b"
+)
+_NEW_CLAUSE = re.compile(r"(?i)(?<!anywhere )(?<!anything )\bbut\b|;|, (?:it|that|this) is\b")
 _HARMLESS_NOT = re.compile(r"(?i)\bnot (?:quite |entirely )?(?:sure|certain)\b|\bdo(?: not|n't) you\b|\bnot only\b")
 _WEIGHED_BEFORE = re.compile(r"(?i)\b(?:whether|or)\b")
 _WEIGHED_AFTER = re.compile(r"(?i)\W*or\b")
+_PLACES = ("country", "capital", "continent")
+_PRONOUNS = ("it", "this", "that", "which", "answer")
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
@@ -50,19 +56,22 @@ def scores(item: Item, reply: str, finished: bool, rivals: Mapping[str, Sequence
 def facts_right(item: Item, reply: str, rivals: Mapping[str, Sequence[str]]) -> bool:
     """Whether every fact asked for is stated and no other answer is claimed beside it.
 
-    An answer that is negated ("not Japan"), weighed ("whether it is Japan", "Japan or China") or part of a longer
-    name ("Guinea" in "Guinea-Bissau") does not count as named. `rivals`: every answer of a relation (`read_rivals`).
+    An answer that is negated ("not Japan"), weighed ("whether it is Japan", "Japan or China"), asked ("Is it Japan?")
+    or part of a longer name ("Guinea" in "Guinea-Bissau", "Africa" in "South Africa") does not count as named, and a
+    statement of the same relation of another subject says nothing. `rivals`: the answers of a relation (`read_rivals`).
     """
     if item["kind"] == "list":
         items = _numbered(reply) or [part.strip(" .") for part in re.split(r",|\n|\band\b", _core(reply))]
         accepted = {name.lower() for name in item["answers"][0]}
         return bool(items) and len(set(items)) == len(items) and all(name.lower() in accepted for name in items)
-    segments = [part for part in _SENTENCE_END.split(reply) if part.strip()]
+    sentences = _SENTENCE_END.split(reply.replace(CLOSING, ""))
+    segments = [part for part in sentences if part.strip() and not part.rstrip().endswith("?")]
     asked = [names[0] for names in item["answers"]]
     for part, accepted in zip(item["rule"]["parts"], item["answers"], strict=True):
         own = [s for s in segments if _concerns(s, part, item["rule"]["parts"])] or segments
         others = [] if own is not segments else [name for name in asked if name != accepted[0]]
-        claimed = {name for s in own for name in _claimed(s, part["relation"], rivals[part["relation"]])}
+        own = [s for s in own if not _is_of_another(s, part)]
+        claimed = {name for s in own for name in _claimed(s, part["relation"], rivals)}
         claimed = {_plain(name) for name in claimed} - {_plain(name) for name in others}
         if claimed != {_plain(accepted[0])}:
             return False
@@ -119,24 +128,40 @@ def _plain(name: str) -> str:
     return name.removeprefix("the ").removeprefix("+")
 
 
-def _claimed(segment: str, relation: str, names: Sequence[str]) -> set[str]:
+def _claimed(segment: str, relation: str, rivals: Mapping[str, Sequence[str]]) -> set[str]:
     """The answers that a sentence asserts: the longest name at each place, unless negated or merely weighed."""
-    plain = sorted({_plain(name) for name in names}, key=len, reverse=True)
+    names = {_plain(name) for name in rivals[relation]}
+    # A longer name that answers another question is no answer to this one; symbols are too short to look for.
+    known = names if relation == "symbol" else names.union(*(map(_plain, rivals[other]) for other in _PLACES))
+    plain = sorted(known, key=len, reverse=True)
     case = "" if relation == "symbol" else "(?i)"
     found = set()
     text = _HARMLESS_NOT.sub(lambda match: " " * len(match[0]), segment)
     for match in re.finditer(f"{case}(?<![\\w-])(?:{'|'.join(map(re.escape, plain))})(?![\\w-])", text):
-        before = re.split(r"(?i)\bbut\b", text[: match.start()])[-1]
+        before = _NEW_CLAUSE.split(text[: match.start()])[-1]
         weighed = _WEIGHED_BEFORE.search(before) or _WEIGHED_AFTER.match(text[match.end() :])
         if not (weighed or _NEGATION.search(before)):
-            found.add(
-                next(
-                    name
-                    for name in plain
-                    if name.lower() == match[0].lower() and (relation != "symbol" or name == match[0])
-                )
-            )
+            found |= {
+                name
+                for name in names
+                if name.lower() == match[0].lower() and (relation != "symbol" or name == match[0])
+            }
     return found
+
+
+def _is_of_another(segment: str, part: Mapping[str, str]) -> bool:
+    """Whether a sentence states this relation of a subject that was not asked for."""
+    said = _core(segment.strip())
+    if part["subject"].lower() in said.lower():
+        return False
+    for form in STATEMENTS[part["relation"]]:
+        match = re.fullmatch(
+            re.escape(form).replace(r"\{s\}", "(.+?)").replace(r"\{a\}", "[^.,!?]+"), said, re.IGNORECASE
+        )
+        if match and match[1].split()[-1].lower() not in _PRONOUNS:
+            # A slip of the pen names the same subject still.
+            return SequenceMatcher(None, match[1].lower(), part["subject"].lower()).ratio() < 0.85
+    return False
 
 
 def _concerns(segment: str, part: Mapping[str, str], parts: Sequence[Mapping[str, str]]) -> bool:
@@ -190,6 +215,8 @@ def _list(item: Item, text: str) -> bool:
 def _short(item: Item, text: str) -> bool:
     words = text.split()
     subject = item["rule"]["parts"][0]["subject"]
+    if _HEDGED.match(text):
+        return False
     return 1 <= len(words) <= 7 and "is" not in words and "\n" not in text and subject.lower() not in text.lower()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -232,3 +234,24 @@ def test_every_question_is_well_formed_and_no_prompt_holds_its_answer() -> None:
         assert question["held_out"] and question["messages"][-1]["role"] == "user"
         assert not facts_right(question, question["messages"][-1]["content"], RIVALS)
         assert not helpful(question, question["messages"][-1]["content"], True)
+
+
+def test_the_scorers_agree_with_replies_labelled_by_hand() -> None:
+    """Replies of the bundled models at many dials, and adversarial ones, each labelled by reading it.
+
+    facts: the reply asserts what was asked for, of the subject that was asked about, and nothing against it.  helpful:
+    it has the manner that was taught, and does what was asked, in the order asked for, be its facts right or wrong.
+    """
+    items = {question["id"]: question for question in read_questions()}
+    lines = (Path(__file__).parent / "labelled_replies.jsonl").read_text(encoding="utf-8").splitlines()
+    labelled = [json.loads(line) for line in lines]
+    agreed: dict[str, list[bool]] = {"facts": [], "helpful": []}
+    for one in labelled:
+        question, reply = items[one["question"]], one["reply"]
+        agreed["helpful"].append(helpful(question, reply, one["finished"]) is one["helpful"])
+        if one["facts"] is not None:
+            agreed["facts"].append(facts_right(question, reply, RIVALS) is one["facts"])
+    assert sum(one["from"] == "by hand" for one in labelled) >= 60
+    for outcomes in agreed.values():
+        assert len(outcomes) >= 200 and sum(outcomes) >= 0.98 * len(outcomes)
+    assert 0.2 < sum(bool(one["facts"]) for one in labelled) / len(labelled) < 0.8
