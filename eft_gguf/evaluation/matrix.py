@@ -24,7 +24,8 @@ from eft_gguf.evaluation.questions import FOLDER, Item, read_rivals
 from eft_gguf.evaluation.record import file_record
 from eft_gguf.evaluation.run_file import Run
 from eft_gguf.evaluation.scoring import facts_right, helpful
-from eft_gguf.models.family import NAME, Family, Trait
+from eft_gguf.models.family import Family, Trait
+from eft_gguf.models.presets import NAME
 from eft_gguf.models.references import Reference, resolve
 
 MEASURES = ("facts", "helpful")
