@@ -44,7 +44,7 @@ class Document:
 def read_document(path: Path) -> Document:
     """A run file, or what `--json` printed. Raises OptionError for others, and for a run that is not at its end."""
     record = _json(path)
-    if record is not None and "format" not in record:
+    if record is not None and ("tables" in record or "format" not in record):
         return _printed(path, record)
     head, done, result = read_run(path)
     if result is None:
