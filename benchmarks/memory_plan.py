@@ -57,8 +57,9 @@ def families() -> list[tuple[str, Options]]:
 
 def measured(name: str, options: Options) -> dict[str, Any]:
     """The plan and the peak of one family with these options, in bytes."""
-    print(f"{name} at {options['ctx']:,}", file=sys.stderr)
-    return {"name": name, "ctx": options["ctx"], "planned": planned(options), "peak": peak(options)}
+    found = {"name": name, "ctx": options["ctx"], "planned": planned(options), "peak": peak(options)}
+    print(json.dumps(found), file=sys.stderr)
+    return found
 
 
 def planned(options: Options) -> int:
@@ -78,7 +79,6 @@ def peak(options: Options) -> int:
 def measure_lora() -> dict[str, int]:
     """Bytes: what the adapter adds to a family whose tuned model is its untuned one, and the small model itself."""
     pair = {"base": str(models.BASE), "untuned": str(models.UNTUNED), "ctx": 1024}
-    print("a LoRA as tuned", file=sys.stderr)
     with_adapter = peak({**pair, "tuned": f"lora:{models.ADAPTER}"})
     without = peak({**pair, "tuned": str(models.UNTUNED)})
     return {"adds": with_adapter - without, "small": models.UNTUNED.stat().st_size}
