@@ -13,6 +13,7 @@ from eft_gguf import EFT, Blend
 from eft_gguf.evaluation.questions import read_questions
 from eft_gguf.evaluation.run_file import read_run
 from eft_gguf.models.family import BUNDLED
+from tests.conftest import TinyFiles
 
 FOLDER = BUNDLED.parent
 SMALL = ("evaluate", "matrix", "--questions", "40")
@@ -82,6 +83,19 @@ def test_own_prompts_and_a_size_without_a_tuned_model(command: Callable, tmp_pat
     assert cells["L", "S"]["both"]["share"] > 0.6 > cells["S", "S"]["both"]["share"]
     assert cells["L", None]["helpful"]["right"] == 0
     assert record["figures"]["claims"][0]["verdict"] == "too little data"
+
+
+def test_a_tuned_model_may_be_an_adapter(command: Callable, tiny: TinyFiles, tmp_path: Path) -> None:
+    prompts, run = tmp_path / "prompts.jsonl", tmp_path / "run.jsonl"
+    prompts.write_text('{"prompt": "Hello", "answers": ["x"], "regex": "x"}\n')
+    sizes = ("--size", f"S={tiny.untuned},lora:{tiny.adapter}", "--size", f"L={tiny.base}")
+    models = {"base": tiny.base, "untuned": tiny.untuned, "tuned": f"lora:{tiny.adapter}"}
+    arguments = ("--prompts", str(prompts), "--run", str(run), "--max-tokens", "8", "--json")
+    outcome = command("evaluate", "matrix", *sizes, *arguments)
+    assert outcome.code == 0, outcome.err
+    with EFT.open(**models) as eft:
+        (reply,) = eft.greedy_replies([{"role": "user", "content": "Hello"}], [Blend()], max_tokens=8)
+    assert read_run(run)[1]["L/1"]["S"]["text"] == reply.text
 
 
 def test_a_run_goes_on_where_it_stopped(command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
