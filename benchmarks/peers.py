@@ -10,6 +10,7 @@ log-probabilities; and a loop over three models of Hugging Face transformers, on
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 from dataclasses import dataclass
@@ -74,23 +75,24 @@ def main() -> int:
     about = machine.describe()
     threads = arguments.threads or usable_cores()
     prompt = tokenized(family, TEXT)
-    outcomes = {}
+    outcomes: dict[str, Outcome] = {}
     for name in arguments.peer or PEERS:
         if PEERS[name].system == "transformers" and missing():
             print(f"skipped: {name} needs {' and '.join(missing())}: benchmarks/requirements.txt", file=sys.stderr)
             continue
-        print(f"measuring beside {name}", file=sys.stderr)
+        print(f"measuring beside {name}: {len(outcomes)} done", file=sys.stderr)
         outcomes[name] = measure(PEERS[name], family, prompt, threads, arguments.rounds, arguments.tokens)
-    table = peer_table(outcomes, models.family_name(arguments), threads, arguments.rounds)
-    publish(
-        models.section_of("peers", arguments),
-        about,
-        [table],
-        {"peers": outcomes},
-        as_json=arguments.json,
-        docs=arguments.docs,
-    )
+        if arguments.docs:  # peers take minutes each: what is measured is kept if the rest is stopped
+            tell(outcomes, about, arguments, threads)
+    if not arguments.docs:
+        tell(outcomes, about, arguments, threads)
     return 0 if all(kept(name, outcome) for name, outcome in outcomes.items()) else 1
+
+
+def tell(outcomes: dict[str, Outcome], about: dict[str, str], arguments: argparse.Namespace, threads: int) -> None:
+    table = peer_table(outcomes, models.family_name(arguments), threads, arguments.rounds)
+    section, data = models.section_of("peers", arguments), {"peers": outcomes}
+    publish(section, about, [table], data, as_json=arguments.json, docs=arguments.docs)
 
 
 def measure(peer: Peer, family: Family, prompt: list[int], threads: int, rounds: int, count: int) -> Outcome:

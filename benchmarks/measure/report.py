@@ -44,9 +44,8 @@ def publish(
 
 
 def _hardware(machine: Mapping[str, str]) -> str:
-    return (
-        f"{machine['cpu']} ({machine['instructions']}), {machine['memory']}; {machine['system']}; {machine['versions']}"
-    )
+    hardware = f"{machine['cpu']} ({machine['instructions']}), {machine['memory']}; {machine['system']}"
+    return f"{hardware}; {machine['versions']}; {machine['other work']}"
 
 
 def _machine_text(machine: Mapping[str, str]) -> str:
