@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from measure import machine, models
+from measure.plain_loops import CPU_TIME
 from measure.report import Spread, Table, publish
 from measure.systems import Answer, System
 
@@ -68,12 +70,16 @@ def main() -> int:
     parser = models.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="replies of each system (default: 7)")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of a reply (default: 24)")
+    parser.add_argument("--repack", action="store_true", help="let eft-gguf repack weights too, as its peers do")
+    parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--peer", action="append", choices=PEERS, help="only this peer; may be repeated")
     arguments = parser.parse_args()
     family = models.chosen_family(arguments)
     machine.warn_if_busy()
     about = machine.describe()
-    threads = arguments.threads or usable_cores()
+    threads = 1 if arguments.cpu_time else arguments.threads or usable_cores()
+    if arguments.cpu_time:
+        os.environ[CPU_TIME] = "1"
     prompt = tokenized(family, TEXT)
     outcomes: dict[str, Outcome] = {}
     for name in arguments.peer or PEERS:
@@ -81,7 +87,8 @@ def main() -> int:
             print(f"skipped: {name} needs {' and '.join(missing())}: benchmarks/requirements.txt", file=sys.stderr)
             continue
         print(f"measuring beside {name}: {len(outcomes)} done", file=sys.stderr)
-        outcomes[name] = measure(PEERS[name], family, prompt, threads, arguments.rounds, arguments.tokens)
+        peer = replace(PEERS[name], ours={**PEERS[name].ours, "repack": arguments.repack})
+        outcomes[name] = measure(peer, family, prompt, threads, arguments.rounds, arguments.tokens)
         if arguments.docs:  # peers take minutes each: what is measured is kept if the rest is stopped
             tell(outcomes, about, arguments, threads)
     if not arguments.docs:
@@ -91,7 +98,10 @@ def main() -> int:
 
 def tell(outcomes: dict[str, Outcome], about: dict[str, str], arguments: argparse.Namespace, threads: int) -> None:
     table = peer_table(outcomes, models.family_name(arguments), threads, arguments.rounds)
-    section, data = models.section_of("peers", arguments), {"peers": outcomes}
+    if arguments.cpu_time:
+        note = f"{table.note} Milliseconds of the processor's time, which other work on the machine hardly changes."
+        table = replace(table, note=note)
+    section, data = models.section_of("peers repacked" if arguments.repack else "peers", arguments), {"peers": outcomes}
     publish(section, about, [table], data, as_json=arguments.json, docs=arguments.docs)
 
 
@@ -158,7 +168,7 @@ def peer_table(outcomes: dict[str, Outcome], family: str, threads: int, rounds: 
         f"Medians and quartiles of {rounds} rounds, greedy, {threads} threads each. The base alone is another model "
         "and says something else; others part where two tokens are nearly tied."
     )
-    return Table(f"A token, {family}", columns, rows, note)
+    return Table(f"A token beside peers, {family}", columns, rows, note)
 
 
 def tokenized(family: Family, text: str) -> list[int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ if __name__ == "__main__":  # started as a script, the folder above is not on th
 from eft_gguf import EFT, Sampling
 from eft_gguf.models.family import Family
 from eft_gguf.speed.measure import peak_memory
-from measure.plain_loops import LOGPROBS, BaseAlone, Files, LlamaLoop, Reply
+from measure.plain_loops import LOGPROBS, BaseAlone, Files, LlamaLoop, Reply, clock
 
 
 class Loop(Protocol):
@@ -47,7 +46,7 @@ class Ours:
         for chunk in self._eft.stream(
             text, sampling=Sampling(temperature=0, max_tokens=count, logprobs=self._logprobs)
         ):
-            now = time.perf_counter()
+            now = clock()
             if chunk.token is None:
                 continue
             if reply.tokens:

@@ -6,7 +6,6 @@ tensors, the likeliest token taken. For files of the `qwen2` architecture, tied 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from gguf.quants import dequantize
 from transformers import DynamicCache, Qwen2Config, Qwen2ForCausalLM
 
-from measure.plain_loops import Files, Reply
+from measure.plain_loops import Files, Reply, clock
 
 ARCHITECTURE = "qwen2"
 MODULES = {
@@ -47,9 +46,9 @@ class TransformersLoop:
         caches = [DynamicCache(), DynamicCache(), DynamicCache()]
         reply = Reply([self._next(prompt, caches)])
         for _ in range(count - 1):
-            started = time.perf_counter()
+            started = clock()
             reply.tokens.append(self._next(reply.tokens[-1:], caches))
-            reply.seconds.append(time.perf_counter() - started)
+            reply.seconds.append(clock() - started)
         return reply
 
     def _next(self, tokens: Sequence[int], caches: Sequence[DynamicCache]) -> int:
