@@ -12,6 +12,7 @@ same reply by `EFT.stream` in this process, by token, in turn. Exit code 1 where
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import subprocess
 import sys
@@ -41,6 +42,9 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=6.0, help="seconds of each server in a round")
     parser.add_argument("--replies", type=int, default=60, help="streamed replies to time")
     arguments = parser.parse_args()
+    if importlib.util.find_spec("sse_starlette") is None or importlib.util.find_spec("starlette_context") is None:
+        print("skipped: the peer's server needs pip install -r benchmarks/requirements.txt", file=sys.stderr)
+        return 0
     machine.warn_if_busy()
     about = machine.describe()
     reference = arguments.family or "bundled"
