@@ -97,7 +97,8 @@ def test_a_trait_with_an_untuned_model_of_its_own_blends_as_in_eft(tiny, host, f
 @pytest.mark.parametrize("dials", DIALS)
 def test_the_distributions_and_greedy_tokens_are_those_of_eft(tiny, host, steer, dials, filter):
     steer.blend = Blend(*dials, filter=filter)
-    with EFT.open(**tiny.family(), threads=1) as eft:
+    # Drafts are checked in batches, and a batch's logits differ from a token's in the third decimal.
+    with EFT.open(**tiny.family(), threads=1, speculate="off") as eft:
         tokens, expected = eft_reply(eft, PROMPT, steer.blend)
     seen = []
 
