@@ -23,7 +23,7 @@ OUTPUTS_PER_SEQUENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy of them, at most.
+    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy of them in their place, at most.
 
     cache: keys, values and states of what was read.  working: what a decode works in, logits, vocabulary.
     """
@@ -35,8 +35,8 @@ class Share:
 
     @property
     def total(self) -> int:
-        """Bytes in all."""
-        return self.weights + self.repacked + self.cache + self.working
+        """Bytes in all, once it is loaded: of repacked weights the copy alone is used."""
+        return self.weights + self.cache + self.working
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,13 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The peak, in bytes."""
-        return sum(share.total for share in self.members.values()) + self.program
+        """The peak, in bytes: of answering or, where weights are repacked, of loading one beside its copy."""
+        answering = loading = before = 0
+        for share in self.members.values():
+            answering += share.total
+            loading = max(loading, before + share.weights + share.repacked)
+            before += share.weights
+        return max(answering, loading) + self.program
 
 
 def needed(
