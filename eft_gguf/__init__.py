@@ -17,8 +17,8 @@ from eft_gguf.errors import (
 
 if TYPE_CHECKING:
     from eft_gguf.blend.equation import Blend, Filter
-    from eft_gguf.completion import Chunk, Completion
-    from eft_gguf.eft import EFT, Score
+    from eft_gguf.completion import Chunk, Completion, Score
+    from eft_gguf.eft import EFT
     from eft_gguf.engine.sampling import Sampling
     from eft_gguf.engine.sequence import Timings
     from eft_gguf.inspection import inspect_reply
@@ -50,7 +50,7 @@ _LAZY = {
     "EFT": "eft_gguf.eft",
     "Chunk": "eft_gguf.completion",
     "Completion": "eft_gguf.completion",
-    "Score": "eft_gguf.eft",
+    "Score": "eft_gguf.completion",
     "Blend": "eft_gguf.blend.equation",
     "Filter": "eft_gguf.blend.equation",
     "Sampling": "eft_gguf.engine.sampling",

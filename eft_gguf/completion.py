@@ -1,4 +1,4 @@
-"""A reply as its readers get it: chunk by chunk, or whole."""
+"""What `EFT` gives back: a reply chunk by chunk or whole, and the score of a text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections import deque
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from eft_gguf.engine.sampler import Alternatives
 from eft_gguf.engine.sequence import Timings
@@ -36,6 +39,19 @@ class Completion:
     finish_reason: str
     timings: Timings
     alternatives: list[Alternatives] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural log-probabilities of a text's tokens, each given all before it, shape (n,); the first is NaN.
+
+    blend: under the blend.  members: under each model alone, by member name.
+    """
+
+    tokens: list[int]
+    texts: list[str]
+    blend: NDArray[np.float64]
+    members: dict[str, NDArray[np.float64]]
 
 
 def joined(chunks: Seq[Chunk]) -> Completion:

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
-from eft_gguf.completion import Chunk, Completion, in_turns, joined
+from eft_gguf.completion import Chunk, Completion, Score, in_turns, joined
 from eft_gguf.engine.calibration import open_speculation
 from eft_gguf.engine.devices import Asked, place, separate_memory
 from eft_gguf.engine.engine import QUEUE, Engine
@@ -29,30 +29,13 @@ from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings, Witness
 from eft_gguf.engine.speculation import AUTO, OFF, checked_setting
 from eft_gguf.engine.text import TextStream
-from eft_gguf.errors import ContextError, EFTError, OptionError
+from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import Family, Tuned, family_from_references, load_family, read_family
-from eft_gguf.models.fit import Plan, free_memory
-from eft_gguf.models.metadata import GGUFMetadata
+from eft_gguf.models.fit import Plan, context_length, free_memory
 from eft_gguf.prompts import Messages, Prompt, Prompts
 from eft_gguf.reply import Reply
-
-DEFAULT_CTX = 4096
-"""Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """Natural log-probabilities of a text's tokens, each given all before it, shape (n,); the first is NaN.
-
-    blend: under the blend.  members: under each model alone, by member name.
-    """
-
-    tokens: list[int]
-    texts: list[str]
-    blend: NDArray[np.float64]
-    members: dict[str, NDArray[np.float64]]
 
 
 class EFT:
@@ -421,18 +404,3 @@ class EFT:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
-
-
-def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int = DEFAULT_CTX) -> int:
-    """Tokens of context: what is asked for, or `default` if all models were trained for as many.
-
-    Raises ContextError where more is asked for than one was trained for.
-    """
-    trained = [(model.ctx_train, model.path.name) for model in models if model.ctx_train]
-    shortest, name = min(trained, default=(default, ""))
-    if asked is not None and trained and asked > shortest:
-        raise ContextError(
-            f"a context of {asked:,} tokens was asked for, but {name} was trained for {shortest:,}",
-            hint=f"pass --ctx {shortest} or less",
-        )
-    return asked or min(default, shortest)

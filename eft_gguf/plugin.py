@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 
 from eft_gguf.blend.compiled import FilteredBlend, kernels
 from eft_gguf.blend.equation import Blend, Filter, members_needed
-from eft_gguf.eft import context_length
 from eft_gguf.engine.engine import Engine
 from eft_gguf.engine.ensemble import Ensemble, special_tokens
 from eft_gguf.engine.hardware import Hardware
@@ -29,6 +28,7 @@ from eft_gguf.engine.llama import Model
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.compatibility import require
 from eft_gguf.models.family import Tuned, family_from_references, read_family
+from eft_gguf.models.fit import context_length
 
 if TYPE_CHECKING:
     from llama_cpp import Llama

@@ -10,14 +10,14 @@ from eft_gguf.doctor.build import build_check
 from eft_gguf.doctor.noise import noise_check
 from eft_gguf.doctor.report import Check
 from eft_gguf.doctor.speed import Tick, measure, speculation_check, speed_check
-from eft_gguf.eft import EFT, context_length
+from eft_gguf.eft import EFT
 from eft_gguf.engine.devices import place, separate_memory
 from eft_gguf.engine.hardware import Hardware
 from eft_gguf.errors import EFTError
 from eft_gguf.evaluation.machine import busy_cores
 from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.family import Family
-from eft_gguf.models.fit import Plan, free_memory
+from eft_gguf.models.fit import Plan, context_length, free_memory
 
 PLANNED = ("sequences", "batch", "kv_type", "repack")
 HARDWARE = ("threads", "gpu_layers", "device", "flash_attn", "kv_type", "repack")

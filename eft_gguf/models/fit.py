@@ -1,17 +1,21 @@
-"""Does it fit? What a family needs against what is free, and what to change where it does not."""
+"""Does it fit? The context that is asked for, what a family needs against what is free, and what to change if not."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from eft_gguf.errors import LoadError
+from eft_gguf.errors import ContextError, LoadError
 from eft_gguf.models.cache import CTX_MULTIPLE
 from eft_gguf.models.memory import Memory, needed
 from eft_gguf.models.metadata import GGUFMetadata
+
+DEFAULT_CTX = 4096
+"""Tokens of context where neither caller nor family says otherwise, if the models were trained for as many."""
 
 BITS = {"Q8_0": 8.5, "Q6_K": 6.6, "Q5_K_M": 5.7, "Q4_K_M": 4.9, "Q3_K_M": 3.9, "Q2_K": 3.2}
 """Bits that a weight takes on average, over a whole model, in llama.cpp's usual mixtures."""
@@ -21,6 +25,21 @@ LEAST_CTX = 512
 
 GROUP = Path("/sys/fs/cgroup")
 """Where Linux says what a container may use."""
+
+
+def context_length(asked: int | None, models: Seq[GGUFMetadata], *, default: int = DEFAULT_CTX) -> int:
+    """Tokens of context: what is asked for, or `default` if all models were trained for as many.
+
+    Raises ContextError where more is asked for than one was trained for.
+    """
+    trained = [(model.ctx_train, model.path.name) for model in models if model.ctx_train]
+    shortest, name = min(trained, default=(default, ""))
+    if asked is not None and trained and asked > shortest:
+        raise ContextError(
+            f"a context of {asked:,} tokens was asked for, but {name} was trained for {shortest:,}",
+            hint=f"pass --ctx {shortest} or less",
+        )
+    return asked or min(default, shortest)
 
 
 def free_memory() -> int:

@@ -23,7 +23,7 @@ OUTPUTS_PER_SEQUENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy of them in their place, at most.
+    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy in their place, at most.
 
     cache: keys, values and states of what was read.  working: what a decode works in, logits, vocabulary.
     """
