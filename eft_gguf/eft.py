@@ -243,9 +243,8 @@ class EFT:
 
     def score(self, text: str, *, blend: Blend | None = None) -> Score:
         """Log-probabilities of the tokens of `text` under the blend and each model. Raises ContextError."""
-        model = self._tokenizer()
-        ids = ([model.bos] if model.add_bos else []) + model.tokenize(text, special=True)
-        texts = [model.piece(token, special=True).decode("utf-8", "replace") for token in ids]
+        ids = self.token_ids(text, begin=True)
+        texts = [self.bytes_of(token).decode("utf-8", "replace") for token in ids]
         if len(ids) < 2:
             nothing = np.full(len(ids), np.nan)
             return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
