@@ -3,6 +3,10 @@
 They work on logits where the reference has log-probabilities: a model's `log_mass` is all that lies between. The time
 goes into passes over whole vocabularies, so there are few, and a top-p set is sought among the tokens that can belong
 to it only.
+
+A set is exactly the reference's, because each border comes with a bound of what rounding may do to it. It is sought by
+a quick sum of all probabilities, where that leaves a doubt by an exact one, and where even the last digits of float64
+decide, the reference itself is asked.
 """
 
 from __future__ import annotations
@@ -14,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Filter, tuned_side
-from eft_gguf.blend.filter import ROUNDING
+from eft_gguf.blend.filter import ROUNDING, filtered_logits
 from eft_gguf.blend.kernels import BLOCK, Rows
-from eft_gguf.blend.log_mass import log_mass, peak
+from eft_gguf.blend.log_mass import exact_log_mass, log_mass, peak
 
 BINS, FEW, CHUNK = 256, 64, 64
+NEAR = 1e-9
+"""Two sums of logits may stand in another order than in the reference if this is all that they differ by."""
 
 
 class FilteredBlend:
@@ -32,7 +38,7 @@ class FilteredBlend:
         self._blended = np.empty(n, np.float32)
         self._small = np.empty(n, np.float64)
         self._ids = np.empty(n, np.int32)
-        self._masses = np.empty(n, np.float32)
+        self._masses = np.empty(n, np.float64)
 
     def __call__(
         self, rows: Rows, members: Sequence[int], factors: Sequence[float], filter: Filter
@@ -47,7 +53,7 @@ class FilteredBlend:
         parts = [place for place, member in enumerate(members) if small[member] != 0]
         # One trait of weight 1 at behaviour 1, the usual case: its row is the tuned side, and needs no sum.
         is_row = len(parts) == 1 and small[members[parts[0]]] == 1 and members[parts[0]] not in self._untuned
-        filter_into(
+        sure = filter_into(
             rows,
             np.array([factors[member] for member in members], np.float64),
             np.array([small[member] for member in members], np.float64),
@@ -64,7 +70,17 @@ class FilteredBlend:
             self._ids,
             self._masses,
         )
+        if not sure:
+            self._take_reference(rows, members, factors, filter)
         return self._blended
+
+    def _take_reference(self, rows: Rows, members: Sequence[int], factors: Sequence[float], filter: Filter) -> None:
+        shared = [row[: len(self._blended)] for row in rows]
+        # A member that is not needed has no part, so that any row can stand in for it.
+        every = [shared[members.index(member)] if member in members else shared[0] for member in range(len(factors))]
+        blended = filtered_logits(every, factors, filter, self._untuned)
+        held = np.abs(blended) <= np.finfo(np.float32).max
+        self._blended[:] = np.where(held, blended, -np.inf)
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -87,52 +103,73 @@ def filter_into(  # type: ignore[no-untyped-def]
 ):
     """out[i] = the blended logit of token i under the filters, of which 1, 1, 0 and −inf are off.
 
+    Returns whether the top-p sets are the reference's for sure; if not, `out` is to be thrown away.
     base, untuned: their places in `rows`, −1 where they are not needed.  floored: by row, whether the floor is for it.
     tuned: the place of the row that is the tuned side, −1 if it must be summed up.  small, ids, masses: room to work.
     """
     n = len(out)
     base_mass = untuned_mass = shift = 0.0
     if tuned_top_p < 1:
-        untuned_mass = log_mass(rows[untuned][:n])
+        # With a floor it decides about the set as well.
+        row = rows[untuned][:n]
+        untuned_mass = exact_log_mass(row) if floor > -np.inf else log_mass(row)
     if base_top_p < 1 or tuned_top_p < 1:
         base_mass = log_mass(rows[base][:n])
     floors = np.full(len(rows), -np.inf)
     if floor > -np.inf:
         for m in range(len(rows)):
             if floored[m]:
-                known = m == untuned and tuned_top_p < 1
-                floors[m] = floor + (untuned_mass if known else log_mass(rows[m][:n]))
+                row = rows[m][:n]
+                if tuned_top_p < 1:
+                    floors[m] = floor + (untuned_mass if m == untuned else exact_log_mass(row))
+                else:
+                    floors[m] = floor + log_mass(row)
     if tuned_top_p < 1:
         # Inside the set log-probabilities are added to `small`, so the masses of their models count.
         shift = factors[base] * (untuned_mass - base_mass)
     _sum_into(rows, factors, floors, shift, out)
+    sure = True
     if tuned_top_p < 1 and tuned >= 0:
-        _leave_outside(rows[tuned][:n], tuned_top_p, out, ids, masses)
+        sure &= _leave_outside(rows[tuned][:n], False, tuned_top_p, out, ids, masses)
     elif tuned_top_p < 1:
         _sum_into(rows, small_factors, floors, 0.0, small)
-        _leave_outside(small, tuned_top_p, out, ids, masses)
+        sure &= _leave_outside(small, True, tuned_top_p, out, ids, masses)
     if base_top_p < 1 or base_min_p > 0:
-        _rule_out(rows[base][:n], base_top_p, base_min_p, base_mass, out, ids, masses)
+        sure &= _rule_out(rows[base][:n], base_top_p, base_min_p, base_mass, out, ids, masses)
+    return sure
 
 
 @numba.njit(cache=True, error_model="numpy")
-def _leave_outside(small, top_p, out, ids, masses):  # type: ignore[no-untyped-def]
-    """out[i] = small[i] for tokens outside the top-p set of `small`."""
-    border, ties = _top_p_border(small, top_p, log_mass(small), ids, masses)
+def _leave_outside(small, summed, top_p, out, ids, masses):  # type: ignore[no-untyped-def]
+    """out[i] = small[i] for tokens outside the top-p set of `small`; returns whether that is sure to be the set.
+
+    summed: whether `small` is a sum of rows.
+    """
+    border, ties, sure = _top_p_border(small, top_p, log_mass(small), ids, masses)
+    if summed and sure:
+        # Sums that are equal here may differ in the reference, and the other way round.
+        near = ties
+        for i in range(len(small)):
+            near += (small[i] != border) & (abs(small[i] - border) <= NEAR)
+        sure = near == 0
     for i in range(len(out)):
         outside = small[i] if small[i] < border else -np.inf
         # + 0: see kernels._sum_block.
         out[i] = out[i] + np.float32(0) if small[i] >= border else outside
     for token in ids[:ties]:
         out[token] = small[token]
+    return sure
 
 
 @numba.njit(cache=True, error_model="numpy")
 def _rule_out(base, top_p, min_p, mass, out, ids, masses):  # type: ignore[no-untyped-def]
-    """out[i] = −inf where the base finds token i implausible; if nothing would be left, the largest stays."""
-    highest, border, ties = peak(base), -np.inf, 0
+    """out[i] = −inf where the base finds token i implausible; if nothing would be left, the largest stays.
+
+    Returns whether the top-p set is sure.
+    """
+    highest, border, ties, sure = peak(base), -np.inf, 0, True
     if top_p < 1:
-        border, ties = _top_p_border(base, top_p, mass, ids, masses)
+        border, ties, sure = _top_p_border(base, top_p, mass, ids, masses)
     lowest = max(border, highest + np.log(min_p) - ROUNDING)
     if lowest > border:
         ties = 0
@@ -149,6 +186,7 @@ def _rule_out(base, top_p, min_p, mass, out, ids, masses):  # type: ignore[no-un
         out[token] = -np.inf
     if not left:
         out[likeliest] = largest
+    return sure
 
 
 @numba.njit(cache=True, error_model="numpy")
@@ -172,15 +210,33 @@ def _sum_into(rows, factors, floors, shift, out):  # type: ignore[no-untyped-def
 
 @numba.njit(cache=True, error_model="numpy")
 def _top_p_border(logits, p, mass, ids, masses):  # type: ignore[no-untyped-def]
-    """(border, ties): the top-p set are the tokens of this logit or a larger one, but for ids[:ties], equal to it.
+    """(border, ties, sure): the top-p set are the tokens of this logit or a larger one, but for ids[:ties], its equals.
 
-    mass: the log_mass of all. A histogram of probability over the logits finds the bin in which p is reached, then one
-    of that bin alone, until there are few tokens to sort, or only equals.
+    mass: the log_mass of all.  sure: whether the reference's set is the same, for logits up to a thousand.
+    """
+    # What float32 may make of the sum of all: one rounding for each term of a place, and those of a term itself, whose
+    # exponent is ln n on average at most.
+    error = 2.0**-24 * (len(logits) / BLOCK + 32)
+    border, ties, sure = _border(logits, p, mass, error, ids, masses)
+    if not sure:
+        border, ties, sure = _border(logits, p, exact_log_mass(logits), 0.0, ids, masses)
+    return border, ties, sure
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _border(logits, p, mass, error, ids, masses):  # type: ignore[no-untyped-def]
+    """(border, ties, sure) by a `mass` of this `error`.
+
+    A histogram of probability over the logits finds the bin in which p is reached, then one of that bin alone, until
+    there are few tokens to sort, or only equals.
     """
     missing = p - ROUNDING
     count = _collect_likeliest(logits, p, mass, ids, masses)
     if count == 0:
-        return np.inf, 0
+        return np.inf, 0, True
+    # And what float64 may: half a unit for each token in a running sum, here and in the reference, and for what it is
+    # that they sum up.
+    error += 2.0**-52 * (count + 16 * BLOCK + 8 * abs(mass))
     mass_of_bin = np.empty(BINS, np.float64)
     while count > FEW:
         high, low = -np.inf, np.inf
@@ -209,11 +265,13 @@ def _top_p_border(logits, p, mass, ids, masses):  # type: ignore[no-untyped-def]
         missing -= masses[j]
         j += 1
     border, ties = logits[ids[j]], 0
+    # Of logits this near to 0 float32 tells more apart than are left when the mass has been subtracted.
+    sure = error < missing < masses[j] - error and abs(border) > 1e-7 * (abs(mass) + 20)
     for token in ids[j + 1 : count]:
         if logits[token] == border:
             ids[ties] = token
             ties += 1
-    return border, ties
+    return border, ties, sure
 
 
 @numba.njit(cache=True, error_model="numpy")

@@ -21,6 +21,8 @@ _C5, _C4, _C3, _C2, _C1, _C0 = (
     for c in (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
 )
 
+_EXACT_LN_2 = (6.93145751953125e-1, 1.42860682030941723212e-6)
+
 
 @numba.njit(cache=True, error_model="numpy")
 def _exp(x):  # type: ignore[no-untyped-def]
@@ -75,3 +77,36 @@ def log_mass(logits):  # type: ignore[no-untyped-def]
     for sum_of_place in sums:
         total += sum_of_place
     return largest + np.log(total)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def _exact_exp(x):  # type: ignore[no-untyped-def]
+    """exp of a float64 from −700 to 0, to its last digits: as `_exp`, with exp(r) as its series up to r^12."""
+    rounded = np.float64(x * 1.4426950408889634 + 1.5 * 2**52)
+    k = rounded - 1.5 * 2**52
+    r = x - k * _EXACT_LN_2[0] - k * _EXACT_LN_2[1]
+    r2 = r * r
+    r4 = r2 * r2
+    # In groups that do not wait for each other, and without divisions, which take ten times as long.
+    low = 1 + r + r2 * (1 / 2 + r * (1 / 6))
+    middle = 1 / 24 + r * (1 / 120) + r2 * (1 / 720 + r * (1 / 5040))
+    high = 1 / 40320 + r * (1 / 362880) + r2 * (1 / 3628800 + r * (1 / 39916800)) + r4 * (1 / 479001600)
+    fraction = np.float64(low + r4 * (middle + r4 * high))
+    return np.int64((rounded.view(np.int64) << np.int64(52)) + fraction.view(np.int64)).view(np.float64)
+
+
+@numba.njit(cache=True, error_model="numpy")
+def exact_log_mass(logits):  # type: ignore[no-untyped-def]
+    """`log_mass` in float64 throughout, in twice the time: to some 1e-13 of the sum."""
+    largest = np.float64(peak(logits))
+    if largest == -np.inf:
+        return 0.0
+    below, sums = np.empty(BLOCK, np.float64), np.zeros(BLOCK, np.float64)
+    for start in range(0, len(logits), BLOCK):
+        block = logits[start : start + BLOCK]
+        for i in range(len(block)):
+            x = block[i] - largest
+            below[i] = x if x <= 0 else -700.0
+        for i in range(len(block)):
+            sums[i] += _exact_exp(max(below[i], -700.0))
+    return largest + np.log(sums.sum())
