@@ -1,26 +1,21 @@
-"""Are two defaults of the engine good ones? The batch of 128 tokens, and weights left as they are in the file.
+"""Are two defaults of the engine good ones? The batch of 128 tokens, and weights repacked for the processor.
 
     python benchmarks/defaults.py
 
 Prompts go through the base model in batches of 64 to 512 tokens: small ones let Ctrl-C and other sequences in sooner,
-large ones may be faster. Then decode and prefill with the file mapped as it is, and with llama.cpp's repacking for this
-processor (`use_extra_bufts`), which keeps its own copy of the weights; and, to tell the two apart, with the file read
-into memory as it is. Variants take turns; medians count.
+large ones may be faster. Then decode and prefill with weights as llama.cpp repacks them for this processor
+(`use_extra_bufts`), and as they are in the file. Variants take turns; medians count.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
-import llama_cpp.llama_cpp as lib
 from measure import machine, models
-from measure.memory_stages import look
 from measure.report import Spread, Table, publish
 
 from eft_gguf.engine.llama import Context, Model
@@ -29,22 +24,16 @@ from eft_gguf.engine.threads import usable_cores
 BATCHES = (64, 128, 256, 512)
 PROMPT = 512
 CTX = 1024
-VARIANTS = {
-    "repacked": (lib.LLAMA_LOAD_MODE_NONE, True),
-    "as in the file, read": (lib.LLAMA_LOAD_MODE_NONE, False),
-    "as in the file, mapped": (lib.LLAMA_LOAD_MODE_AUTO, False),
-}
-"""How weights are loaded: llama.cpp's mode, and whether they are repacked. The last is the engine's."""
+VARIANTS = {"repacked": True, "as in the file": False}
 
 
 @dataclass(frozen=True)
 class Variant:
-    """Seconds of a prompt and of a token; seconds and bytes that loading took."""
+    """Seconds of a prompt and of a token; seconds that loading took."""
 
     prefill: Spread
     decode: Spread
     load: float
-    memory: int
 
 
 def main() -> int:
@@ -78,16 +67,15 @@ def measure_batches(path: Path, threads: int, rounds: int) -> dict[int, Spread]:
 
 
 def measure_repacking(path: Path, threads: int, rounds: int) -> dict[str, Variant]:
-    """The variants, all loaded at once; the mapped one last, for loading it unmaps what is not in use of the file."""
-    loaded: dict[str, tuple[Context, float, int]] = {}
-    for name, (mode, repacked) in VARIANTS.items():
-        before, started = _memory(), time.perf_counter()
-        with _loading(mode, repacked):
-            model = Model(path)
+    """The variants, both loaded at once."""
+    loaded: dict[str, tuple[Context, float]] = {}
+    for name, repack in VARIANTS.items():
+        started = time.perf_counter()
+        model = Model(path, repack=repack)
         seconds = time.perf_counter() - started
         context = Context(model, ctx=CTX, batch=128, sequences=1, outputs=1, threads=threads)
         prefill(context)
-        loaded[name] = context, seconds, _memory() - before
+        loaded[name] = context, seconds
     prompts = _in_turn({name: lambda c=context: prefill(c) for name, (context, *_) in loaded.items()}, rounds)  # type: ignore[misc]
     steps = {name: lambda c=context: decode(c) for name, (context, *_) in loaded.items()}  # type: ignore[misc]
     tokens = _in_turn(steps, 20 * rounds)
@@ -95,8 +83,8 @@ def measure_repacking(path: Path, threads: int, rounds: int) -> dict[str, Varian
         context.close()
         context.model.close()
     return {
-        name: Variant(Spread.of(prompts[name]), Spread.of(tokens[name]), seconds, memory)
-        for name, (_, seconds, memory) in loaded.items()
+        name: Variant(Spread.of(prompts[name]), Spread.of(tokens[name]), seconds)
+        for name, (_, seconds) in loaded.items()
     }
 
 
@@ -132,11 +120,10 @@ def repack_table(name: str, variants: dict[str, Variant]) -> Table:
             v.decode.text(2, scale=1e3),
             f"{PROMPT / v.prefill.median:.0f}",
             f"{v.load:.1f}",
-            f"{v.memory / 1e6:,.0f}",
         )
         for variant, v in variants.items()
     ]
-    columns = ("weights", "ms a token, median (quartiles)", "prefill, tokens a second", "load, s", "MB in memory")
+    columns = ("weights", "ms a token, median (quartiles)", "prefill, tokens a second", "load, s")
     return Table(f"Repacking, {name}", columns, rows)
 
 
@@ -152,22 +139,6 @@ def _in_turn(variants: dict[str, Callable[[], float]], rounds: int) -> dict[str,
         for name, measure in variants.items():
             seconds[name].append(measure())
     return seconds
-
-
-@contextmanager
-def _loading(mode: int, repacked: bool) -> Iterator[None]:
-    load = lib.llama_model_load_from_file
-
-    def load_so(path: bytes, params: lib.llama_model_params) -> object:
-        params.load_mode, params.use_extra_bufts = mode, repacked
-        return load(path, params)
-
-    with mock.patch.object(lib, "llama_model_load_from_file", load_so):
-        yield
-
-
-def _memory() -> int:
-    return look().get("now", 0)
 
 
 if __name__ == "__main__":

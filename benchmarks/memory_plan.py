@@ -47,7 +47,7 @@ def families() -> list[tuple[str, Options]]:
     if models.real_family() is not None:
         pair = {"base": str(models.BASE), "untuned": str(models.UNTUNED), "tuned": f"lora:{models.ADAPTER}"}
         found += [("Qwen2.5-Coder pair", {**pair, "ctx": ctx}) for ctx in (1024, 4096, 8192)]
-        found.append(("Qwen2.5-Coder pair, repacked", {**pair, "ctx": 4096, "repack": True}))
+        found.append(("Qwen2.5-Coder pair, not repacked", {**pair, "ctx": 4096, "repack": False}))
         found.append(("Qwen2.5-Coder pair, q8_0 cache", {**pair, "ctx": 8192, "kv_type": "q8_0"}))
     if SMOLLM2.exists():
         same = dict.fromkeys(("base", "untuned", "tuned"), str(SMOLLM2))
@@ -66,7 +66,7 @@ def planned(options: Options) -> int:
     spec = options.get("family")
     family = load_family(spec) if spec else family_from_references(*(options[n] for n in ("base", "untuned", "tuned")))
     base, untuned, others = read_family(family)
-    chosen = {name: options[name] for name in ("repack", "kv_type") if name in options}
+    chosen = {name: options[name] for name in ("kv_type",) if name in options}
     return Plan({"base": base, "untuned": untuned, **others}, family.untuned_of, **chosen).at(options["ctx"]).total
 
 

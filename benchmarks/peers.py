@@ -70,7 +70,6 @@ def main() -> int:
     parser = models.parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="replies of each system (default: 7)")
     parser.add_argument("--tokens", type=int, default=24, help="tokens of a reply (default: 24)")
-    parser.add_argument("--repack", action="store_true", help="let eft-gguf repack weights too, as its peers do")
     parser.add_argument("--cpu-time", action="store_true", help="one thread, processor time: for a busy machine")
     parser.add_argument("--peer", action="append", choices=PEERS, help="only this peer; may be repeated")
     arguments = parser.parse_args()
@@ -87,8 +86,7 @@ def main() -> int:
             print(f"skipped: {name} needs {' and '.join(missing())}: benchmarks/requirements.txt", file=sys.stderr)
             continue
         print(f"measuring beside {name}: {len(outcomes)} done", file=sys.stderr)
-        peer = replace(PEERS[name], ours={**PEERS[name].ours, "repack": arguments.repack})
-        outcomes[name] = measure(peer, family, prompt, threads, arguments.rounds, arguments.tokens)
+        outcomes[name] = measure(PEERS[name], family, prompt, threads, arguments.rounds, arguments.tokens)
         if arguments.docs:  # peers take minutes each: what is measured is kept if the rest is stopped
             tell(outcomes, about, arguments, threads)
     if not arguments.docs:
@@ -101,7 +99,7 @@ def tell(outcomes: dict[str, Outcome], about: dict[str, str], arguments: argpars
     if arguments.cpu_time:
         note = f"{table.note} Milliseconds of the processor's time, which other work on the machine hardly changes."
         table = replace(table, note=note)
-    section, data = models.section_of("peers repacked" if arguments.repack else "peers", arguments), {"peers": outcomes}
+    section, data = models.section_of("peers", arguments), {"peers": outcomes}
     publish(section, about, [table], data, as_json=arguments.json, docs=arguments.docs)
 
 

@@ -57,7 +57,7 @@ class EFT:
         device: Asked | None = None,
         flash_attn: str = "auto",
         kv_type: str = "f16",
-        repack: bool = False,
+        repack: bool = True,
         sequences: int = 1,
         queue: int = QUEUE,
         speculate: str | int = AUTO,
@@ -81,7 +81,7 @@ class EFT:
         require_kv_type(kv_type, (base, untuned, *others.values()))
         if not force:
             members = {"base": base, "untuned": untuned, **others}
-            plan = Plan(members, family.untuned_of, sequences, batch, kv_type, repack, flash_attn != "off")
+            plan = Plan(members, family.untuned_of, sequences, batch, kv_type, flash_attn != "off")
             plan.require(self.ctx, free_memory() + separate_memory(place(device, list(members)).values()))
         self._ensemble = Ensemble(
             family.members,

@@ -1,19 +1,18 @@
 """An independent way to the same answers: plain `llama_cpp.Llama` objects, one at a time, and float64 NumPy.
 
 llama.cpp's kernels differ in their last digits between settings, and at four bits a weight that becomes tenths of a
-logit: to compare exactly, the plain objects get the settings of ours — batch sizes, flash attention (`Llama` switches
-it off), and weights as they are in the file (`Llama` lets llama.cpp repack them for the processor).
+logit: to compare exactly, the plain objects get the settings of ours — batch sizes and flash attention (which `Llama`
+switches off).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import llama_cpp
 import numpy as np
@@ -67,22 +66,7 @@ class Members:
         if name == "tuned" and self.adapter:
             path, options = self.untuned, options | {"lora_path": str(self.tuned)}
         options |= {"n_ctx": self.ctx, "n_threads": self.threads, "n_threads_batch": self.threads}
-        with _weights_as_in_the_file():
-            return llama_cpp.Llama(str(path), flash_attn=True, verbose=False, **options)
-
-
-@contextmanager
-def _weights_as_in_the_file() -> Iterator[None]:
-    lib = llama_cpp.llama_cpp
-    defaults = lib.llama_model_default_params
-
-    def changed() -> object:
-        params = defaults()
-        params.use_extra_bufts = False
-        return params
-
-    with mock.patch.object(lib, "llama_model_default_params", changed):
-        yield
+        return llama_cpp.Llama(str(path), flash_attn=True, verbose=False, **options)
 
 
 def tokenize(llama: llama_cpp.Llama, text: str) -> list[int]:

@@ -115,7 +115,9 @@ MODELS: dict[str, Decorator] = {
         help="Fetch nothing: take models from this disk alone, as HF_HUB_OFFLINE=1 does.",
     ),
     "repack": click.option(
-        "--repack", is_flag=True, default=None, help="Copy weights into an order that suits the processor."
+        "--repack/--no-repack",
+        default=None,
+        help="Keep weights in an order that suits the processor, or as they are in the file.  [default: repack]",
     ),
 }
 

@@ -19,7 +19,7 @@ from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.family import Family
 from eft_gguf.models.fit import Plan, context_length, free_memory
 
-PLANNED = ("sequences", "batch", "kv_type", "repack")
+PLANNED = ("sequences", "batch", "kv_type")
 HARDWARE = ("threads", "gpu_layers", "device", "flash_attn", "kv_type", "repack")
 
 

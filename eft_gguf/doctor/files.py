@@ -169,8 +169,6 @@ def memory_check(plan: Plan, ctx: int, free: int, *, force: bool = False) -> Che
         f"{name}: weights {in_words(share.weights)}, cache {in_words(share.cache)}, working {in_words(share.working)}"
         for name, share in memory.members.items()
     ]
-    if memory.repacked:
-        evidence.append(f"repacked weights, at most: {in_words(memory.repacked)}")
     evidence.append(f"the program itself: {in_words(memory.program)}")
     trained = min((m.ctx_train for m in plan.members.values() if m.ctx_train), default=ctx)
     longest = plan.largest_ctx(trained, free)

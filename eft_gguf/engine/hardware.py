@@ -21,7 +21,8 @@ class Hardware:
 
     threads: of a decode; None for as many as there are cores (engine/threads.py). Members decode in turn, so each may
     have all.  gpu_layers: how many layers go to the GPU, −1 all.  device: see engine/devices.py.  kv_type: how cached
-    keys and values are kept.  repack: keep a copy of the weights in an order that suits the processor.
+    keys and values are kept.  repack: keep the weights in an order that suits the processor, in memory of
+    the process's own, where llama.cpp knows such an order.
 
     Raises OptionError.
     """
@@ -31,7 +32,7 @@ class Hardware:
     device: Asked | None = None
     flash_attn: str = "auto"
     kv_type: str = "f16"
-    repack: bool = False
+    repack: bool = True
 
     def __post_init__(self) -> None:
         if self.threads is not None and not 1 <= self.threads <= MOST_THREADS:

@@ -45,6 +45,30 @@ def _reason() -> str:
     return telling[0].split(": ", 1)[-1] if telling else "llama.cpp gave no reason"
 
 
+def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | None:
+    """The file loaded, None where llama.cpp could not. An interrupt stops it, and is raised."""
+    stopped: list[BaseException] = []
+
+    # Called before each tensor. Of those that are repacked the copy alone is used: their pages are given back as it
+    # grows, so that never both are in memory. What is raised in a callback is lost unless it is kept.
+    @lib.llama_progress_callback  # type: ignore[untyped-decorator]
+    def tensor_follows(_share: float, _data: ctypes.c_void_p) -> bool:
+        try:
+            unmap_until_used(path)
+        except BaseException as error:
+            stopped.append(error)
+        return not stopped
+
+    params.progress_callback = tensor_follows
+    model = lib.llama_model_load_from_file(str(path).encode(), params)
+    if stopped:
+        if model:
+            lib.llama_model_free(model)
+        raise stopped[0]
+    unmap_until_used(path)
+    return model
+
+
 class Model:
     """The weights and vocabulary of one GGUF file, or its vocabulary alone. Raises LoadError.
 
@@ -57,7 +81,7 @@ class Model:
         *,
         gpu_layers: int = -1,
         devices: Sequence[Device] | None = None,
-        repack: bool = False,
+        repack: bool = True,
         vocab_only: bool = False,
     ) -> None:
         params = lib.llama_model_default_params()
@@ -68,18 +92,15 @@ class Model:
             pointers = [device.pointer for device in devices if device.kind != CPU]
             listed = (ctypes.c_void_p * (len(pointers) + 1))(*pointers, None)
             params.devices = ctypes.cast(listed, ctypes.c_void_p)
-        # Repacked weights are a copy in this process's own memory. They take two to three times as long to load, for
-        # decodes up to 9 % faster and prompts up to 18 % slower (benchmarks/defaults.py, 2 cores with AVX2).
         params.use_extra_bufts = repack
         _log.clear()
         self.path = path
-        self._model = lib.llama_model_load_from_file(str(path).encode(), params)
+        self._model = _load(path, params)
         if not self._model:
             raise LoadError(
                 f"{path}: llama.cpp could not load this model: {_reason()}",
                 hint="free some memory, or take a smaller model or quantization",
             )
-        unmap_until_used(path)
         self.vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
         self.ctx_train: int = lib.llama_model_n_ctx_train(self._model)

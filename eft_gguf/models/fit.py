@@ -64,7 +64,6 @@ class Plan:
     sequences: int = 1
     batch: int = 128
     kv_type: str = "f16"
-    repack: bool = False
     flash_attention: bool = True
 
     def at(self, ctx: int) -> Memory:
@@ -75,7 +74,6 @@ class Plan:
             sequences=self.sequences,
             batch=self.batch,
             kv_type=self.kv_type,
-            repack=self.repack,
             flash_attention=self.flash_attention,
             untuned_of=self.untuned_of,
         )
@@ -134,7 +132,6 @@ class Plan:
         numbers = sum(tensor.elements for tensor in model.tensors.values())
         whole = sum(tensor.size_bytes for tensor in model.tensors.values())
         sizes = {quantization: int(numbers * bits / 8 * share.weights / whole) for quantization, bits in BITS.items()}
-        # Where loading beside a repacked copy takes most, it saves twice as much; this much it saves in any case.
         saved = {quantization: share.weights - size for quantization, size in sizes.items()}
         return name, {quantization: size for quantization, size in saved.items() if size > 0}
 

@@ -23,19 +23,18 @@ OUTPUTS_PER_SEQUENCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """Bytes of one member. weights: 0 where another member's are used.  repacked: a copy in their place, at most.
+    """Bytes of one member. weights: 0 where another member's are used; a repacked copy takes their place.
 
     cache: keys, values and states of what was read.  working: what a decode works in, logits, vocabulary.
     """
 
     weights: int
-    repacked: int
     cache: int
     working: int
 
     @property
     def total(self) -> int:
-        """Bytes in all, once it is loaded: of repacked weights the copy alone is used."""
+        """Bytes in all."""
         return self.weights + self.cache + self.working
 
 
@@ -52,13 +51,8 @@ class Memory:
 
     @property
     def weights(self) -> int:
-        """Bytes of weights that come into memory. They are mapped: the system could drop and read them again."""
+        """Bytes of weights in memory. Those not repacked are mapped: the system may drop and read them again."""
         return sum(share.weights for share in self.members.values())
-
-    @property
-    def repacked(self) -> int:
-        """Bytes of repacked copies, at most."""
-        return sum(share.repacked for share in self.members.values())
 
     @property
     def kv(self) -> int:
@@ -72,13 +66,8 @@ class Memory:
 
     @property
     def total(self) -> int:
-        """The peak, in bytes: of answering or, where weights are repacked, of loading one beside its copy."""
-        answering = loading = before = 0
-        for share in self.members.values():
-            answering += share.total
-            loading = max(loading, before + share.weights + share.repacked)
-            before += share.weights
-        return max(answering, loading) + self.program
+        """Bytes in all."""
+        return sum(share.total for share in self.members.values()) + self.program
 
 
 def needed(
@@ -88,7 +77,6 @@ def needed(
     sequences: int = 1,
     batch: int = 128,
     kv_type: str = "f16",
-    repack: bool = False,
     flash_attention: bool = True,
     untuned_of: Mapping[str, str] | None = None,
 ) -> Memory:
@@ -108,8 +96,7 @@ def needed(
         working = compute_bytes(model, ctx=ctx * sequences, batch=batch, sequences=sequences, flash=flash_attention)
         if first and member.vocabulary is not None:
             working += PER_TOKEN * member.vocabulary.size
-        copied = weights if repack and member.kind != "adapter" else 0
-        shares[name] = Share(weights, copied, cache, working)
+        shares[name] = Share(weights, cache, working)
     return Memory(shares, sum({member.path: member.size_bytes for member in members.values()}.values()))
 
 

@@ -285,7 +285,7 @@ def _together(eft: EFT, count: int, seed: int, seconds: float) -> float:
 
 def _memory(eft: EFT, settings: Mapping[str, Any]) -> Peak:
     need = _plan(eft.family, settings).at(eft.ctx)
-    return Peak(peak_memory(), need.total, need.files, need.kv, need.repacked)
+    return Peak(peak_memory(), need.total, need.files, need.kv)
 
 
 def _room(family: Family, ctx: int, settings: Mapping[str, Any]) -> float:
@@ -296,7 +296,7 @@ def _room(family: Family, ctx: int, settings: Mapping[str, Any]) -> float:
 def _plan(family: Family, settings: Mapping[str, Any]) -> Plan:
     base, untuned, others = read_family(family)
     members = {"base": base, "untuned": untuned, **others}
-    chosen = {name: settings[name] for name in ("batch", "kv_type", "repack")}
+    chosen = {name: settings[name] for name in ("batch", "kv_type")}
     return Plan(members, family.untuned_of, flash_attention=settings["flash_attn"] != "off", **chosen)
 
 

@@ -76,7 +76,6 @@ class Peak:
     planned: int
     files: int
     kv: int
-    repacked: int
 
 
 @dataclass(slots=True)
@@ -214,8 +213,6 @@ class Speed:
             ("model files", _mb(self.memory.files)),
             ("KV caches", _mb(self.memory.kv)),
         ]
-        if self.memory.repacked:
-            rows.append(("repacked weights, at most", _mb(self.memory.repacked)))
         return Table("Memory", ("", "MB (10⁶ bytes)"), rows)
 
 

@@ -65,7 +65,6 @@ struct Flags {
 static llama_model_ptr load(const Flags &flags, const std::string &name) {
     llama_model_params params = llama_model_default_params();
     params.n_gpu_layers = flags.whole("gpu-layers", -1, -1);
-    params.use_extra_bufts = false; // no second copy of the weights in memory, in another order
     require(flags.has(name), "--" + name + " is missing\n" + USAGE);
     llama_model_ptr model(llama_model_load_from_file(flags.text(name).c_str(), params));
     require(model != nullptr, "--" + name + " " + flags.text(name) + ": cannot be loaded");

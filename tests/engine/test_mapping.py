@@ -1,4 +1,4 @@
-"""Pages of a mapped file go, and come back when they are read."""
+"""Pages of a mapped file go, and come back when they are read; and what loading gives back of them."""
 
 import mmap
 import sys
@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from eft_gguf.engine import llama
 from eft_gguf.engine.mapping import unmap_until_used
+from eft_gguf.models.metadata import read_metadata
 
 SIZE = 1 << 20
 
@@ -39,3 +41,26 @@ def test_pages_go_and_come_back_when_read(tmp_path):
         assert data[SIZE - 1 :] == b"x"
         assert resident(path) > 0
         assert data[:] == b"x" * SIZE
+
+
+def test_loading_gives_pages_back_tensor_by_tensor(tiny, monkeypatch):
+    given_back = []
+    monkeypatch.setattr(llama, "unmap_until_used", given_back.append)
+    model = llama.Model(tiny.base)
+    tensors = len(read_metadata(tiny.base).tensors)
+    model.close()
+    assert given_back == [tiny.base] * len(given_back) and len(given_back) > tensors
+
+
+def test_an_interrupt_stops_loading_and_is_raised(tiny, monkeypatch):
+    calls = []
+
+    def interrupt(path):
+        calls.append(path)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama, "unmap_until_used", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        llama.Model(tiny.base)
+    assert len(calls) == 3

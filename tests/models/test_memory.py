@@ -41,11 +41,7 @@ def test_each_file_counts_once_each_member_has_a_cache(tiny):
     memory = needed(members, ctx=256, sequences=2)
     assert memory.files == base.size_bytes + untuned.size_bytes + adapter.size_bytes
     assert memory.kv == 4 * 2 * NUMBERS
-    assert memory.repacked == 0
-    repacked = needed(members, ctx=256, sequences=2, repack=True)
-    assert repacked.repacked == weights_in_use(base) + weights_in_use(untuned)
-    first = 2 * weights_in_use(base) + memory.program  # loading it beside its copy
-    assert repacked.total == max(memory.total, first, first - weights_in_use(base) + 2 * weights_in_use(untuned))
+    assert memory.weights == sum(map(weights_in_use, (base, untuned, adapter)))
     embeddings = 4 * WIDTH * base.vocabulary.size  # a table of which a token reads one row
     assert weights_in_use(base) == pytest.approx(base.size_bytes - embeddings, rel=0.1)
 

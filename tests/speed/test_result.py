@@ -32,7 +32,7 @@ def test_figures_in_tables_and_as_values() -> None:
         drafts=[Drafted("0", spread(0.2), spread(1.0), None, 0.0), Drafted("2", spread(0.16), spread(1.25), 0.9, 1.8)],
         turns=[Turn(2, 63, 44, 0.38)],
         aggregate=[Aggregate(1, 5.0, 5.5), Aggregate(4, 8.0, 10.0)],
-        memory=Peak(2_000_000_000, 2_100_000_000, 1_500_000_000, 300_000_000, 1_500_000_000),
+        memory=Peak(2_000_000_000, 2_100_000_000, 1_500_000_000, 300_000_000),
     )
     rates, batches, drafts, turns, replies, memory = speed.tables()
     assert rates.rows == [
@@ -47,7 +47,7 @@ def test_figures_in_tables_and_as_values() -> None:
     ]
     assert turns.rows == [("2", "63", "44", "19", "380.0", "20.00")]
     assert replies.rows == [("1", "5.0", "1.00", "5.5"), ("4", "8.0", "1.60", "10.0")]
-    assert memory.rows[0][1] == "2,000" and memory.rows[-1] == ("repacked weights, at most", "1,500")
+    assert memory.rows[0][1] == "2,000" and memory.rows[-1] == ("KV caches", "300")
     values = speed.as_dict()
     assert values["blend"]["decode_share"] == pytest.approx(0.95)
     assert values["drafts"][1]["acceptance"] == 0.9 and values["drafts"][1]["tokens_per_second"] == 6.25
