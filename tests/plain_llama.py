@@ -131,7 +131,7 @@ def _all_logits(members: Members, name: str, ids: list[int]) -> NDArray[np.float
     """The logits after each token but the last, decoded in batches of the size that `score` uses."""
     with closing(members.plain(name, n_batch=OUTPUTS, logits_all=True)) as llama:
         assert tokenize(llama, TEXT) == ids
-        llama.eval(ids)
+        llama.eval(ids[:-1])  # which the last batch's size must agree in too, where weights are repacked
         return llama.scores[: len(ids) - 1].astype(np.float64)
 
 
