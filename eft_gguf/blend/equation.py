@@ -26,6 +26,14 @@ from eft_gguf.errors import OptionError
 NO_NEGATIVE = "0 leaves the trait out; a negative behaviour turns all fine-tuning around"
 
 
+def _require(name: str, value: float | None, holds: Callable[[float], bool], wanted: str) -> None:
+    if value is None:
+        return
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not holds(value):
+        raise OptionError(f"{name} must be {wanted}, not {value!r}", hint="leave it out to switch it off")
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Conservative decoding: what keeps tokens from winning by noise in the tails. Any combination; None is off.
@@ -62,6 +70,8 @@ class Filter:
         untuned: the places of the untuned models.  The floor is idle where none of them has part in the blend,
         tuned_top_p where knowledge is 0.
         """
+        if self == NO_FILTER:
+            return self
         tuned_top_p = None if self.tuned_top_p == 1 or factors[0] == 0 else self.tuned_top_p
         return Filter(
             tuned_top_p,
@@ -69,6 +79,10 @@ class Filter:
             None if self.base_min_p == 0 else self.base_min_p,
             None if tuned_top_p is None and not any(factors[place] for place in untuned) else self.untuned_floor,
         )
+
+
+NO_FILTER = Filter()
+"""All of it off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,14 +188,6 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     """Natural log-probabilities of logits, shape (n,); −inf stays −inf."""
     shifted = logits - logits.max()
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
-
-
-def _require(name: str, value: float | None, holds: Callable[[float], bool], wanted: str) -> None:
-    if value is None:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or not holds(value):
-        raise OptionError(f"{name} must be {wanted}, not {value!r}", hint="leave it out to switch it off")
 
 
 def _require_finite(name: str, value: float) -> None:

@@ -27,6 +27,25 @@ ones."""
 T = TypeVar("T")
 
 
+class _Array:
+    """Candidates as llama.cpp's samplers take them."""
+
+    def __init__(self) -> None:
+        self._struct = lib.llama_token_data_array()
+        self._reference = ctypes.byref(self._struct)
+        # The struct's first field, as a number: pointers take ctypes longer to make than most samplers to run.
+        self._address = ctypes.c_size_t.from_buffer(self._struct)
+
+    def apply(self, sampler: object, candidates: NDArray[np.void]) -> tuple[int, int]:
+        """Run a sampler over `candidates` (dtype CANDIDATE), which it reorders: (place of the first it leaves, count)."""
+        struct, address = self._struct, candidates.ctypes.data
+        self._address.value = address
+        struct.size, struct.selected, struct.sorted = len(candidates), -1, False
+        lib.llama_sampler_apply(sampler, self._reference)
+        # XTC moves the array's beginning past what it leaves out.
+        return (self._address.value - address) // candidates.itemsize, struct.size
+
+
 class SamplerChain:
     """llama.cpp's samplers in a row: what they leave is the distribution that a token is drawn from.
 
@@ -34,7 +53,7 @@ class SamplerChain:
     """
 
     def __init__(self) -> None:
-        self._array = lib.llama_token_data_array()
+        self._array = _Array()
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
 
     def add_logit_bias(self, n_vocab: int, bias: Mapping[int, float]) -> None:
@@ -86,11 +105,8 @@ class SamplerChain:
 
     def keep(self, candidates: NDArray[np.void]) -> NDArray[np.void]:
         """Run the chain over `candidates` (dtype CANDIDATE), which it reorders, and return those that it leaves."""
-        _apply(self._chain, self._array, candidates)
-        # XTC moves the array's beginning past what it leaves out.
-        address = ctypes.cast(self._array.data, ctypes.c_void_p).value or 0
-        first = (address - candidates.ctypes.data) // candidates.itemsize
-        return candidates[first : first + self._array.size]
+        first, size = self._array.apply(self._chain, candidates)
+        return candidates[first : first + size]
 
     def accept(self, token: int) -> None:
         """Tell the chain that `token` was taken."""
@@ -107,7 +123,7 @@ class Grammar:
     """A GBNF grammar that a reply must follow, from its start symbol `root`. Raises OptionError where it is none."""
 
     def __init__(self, model: Model, gbnf: str) -> None:
-        self._array = lib.llama_token_data_array()
+        self._array = _Array()
         self._one = np.zeros(1, CANDIDATE)
         self._sampler = None
         _require_moderate(gbnf)
@@ -122,12 +138,12 @@ class Grammar:
     def allows(self, token: int) -> bool:
         """Whether the reply may go on with `token`. Some 7 µs, against milliseconds for `restrict`."""
         self._one[0] = (token, 0.0, 0.0)
-        _apply(self._sampler, self._array, self._one)
+        self._array.apply(self._sampler, self._one)
         return bool(np.isfinite(self._one[0]["logit"]))
 
     def restrict(self, candidates: NDArray[np.void]) -> None:
         """Set the logits of all tokens that may not come next to −inf."""
-        _apply(self._sampler, self._array, candidates)
+        self._array.apply(self._sampler, candidates)
 
     def accept(self, token: int) -> None:
         """Go on past `token`, which `allows` must have allowed: llama.cpp ends the process over any other."""
@@ -175,11 +191,3 @@ def _with_stderr(call: Callable[[], T]) -> tuple[T, str]:
             return result, written.read().decode("utf-8", "replace")
     finally:
         os.close(kept)
-
-
-def _apply(sampler: object, array: lib.llama_token_data_array, candidates: NDArray[np.void]) -> None:
-    array.data = ctypes.cast(candidates.ctypes.data, lib.llama_token_data_p)
-    array.size = len(candidates)
-    array.selected = -1
-    array.sorted = False
-    lib.llama_sampler_apply(sampler, ctypes.byref(array))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.blend.compiled import FilteredBlend, kernels
-from eft_gguf.blend.equation import Filter, members_needed
+from eft_gguf.blend.equation import NO_FILTER, Filter, members_needed
 from eft_gguf.engine.ensemble import Ensemble, Part
 from eft_gguf.engine.sampler import Draft
 from eft_gguf.engine.schedule import NO_DRAFTS, Drafts, Plan, schedule
@@ -134,7 +134,7 @@ class Engine:
 
         What the filter rules out has −inf. Uses a free slot. Raises ContextError for a text longer than the context.
         """
-        filter = filter or Filter()
+        filter = filter or NO_FILTER
         used = members_needed(factors, filter)
         alone, n_vocab = np.ones(1), self.ensemble.n_vocab
         by_member, blended = np.zeros((len(self.ensemble.names), len(ids) - 1)), np.zeros(len(ids) - 1)
@@ -330,7 +330,7 @@ class Engine:
             proposed = self._speculation.at_hand(sequence, members, rows)
         used, factors = self.drawn_from(rows, members, sequence.factors, sequence.filter)
         sequence.sampler.unfiltered = None
-        if sequence.filter.in_force(sequence.factors, self.ensemble.untuned) != Filter():
+        if sequence.filter.in_force(sequence.factors, self.ensemble.untuned) != NO_FILTER:
             parts = [(row, sequence.factors[member]) for row, member in zip(rows, members, strict=True)]
             parts = [(row, factor) for row, factor in parts if factor != 0]
             sequence.sampler.unfiltered = tuple(row for row, _ in parts), np.array([factor for _, factor in parts])
@@ -372,6 +372,6 @@ class Engine:
         self, rows: Seq[NDArray[np.float32]], members: Seq[int], factors: Seq[float], filter: Filter
     ) -> tuple[kernels.Rows, NDArray[np.float64]]:
         """What the kernels of the blend take: these rows and their factors or, under a filter, its outcome alone."""
-        if filter.in_force(factors, self.ensemble.untuned) == Filter():
+        if filter.in_force(factors, self.ensemble.untuned) == NO_FILTER:
             return tuple(rows), np.array([factors[member] for member in members])
         return (self._filtered_blend(tuple(rows), members, factors, filter),), np.ones(1)

@@ -135,8 +135,7 @@ class Ensemble:
 
     def rows(self, member: int) -> list[NDArray[np.float32]]:
         """The logits that the member's last decode gave, in the order asked for; views until its next decode."""
-        context = self._contexts[member]
-        return [context.logits(index) for index in context.batch.outputs]
+        return self._contexts[member].rows()
 
     def forget(self, member: int, sequence: int, position: int) -> int:
         """Drop a sequence's cache from `position` on; returns the position from which it must be decoded again."""

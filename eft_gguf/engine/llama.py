@@ -95,6 +95,7 @@ class Model:
         params.use_extra_bufts = repack
         _log.clear()
         self.path = path
+        self._pieces: dict[tuple[int, bool], bytes] = {}
         self._model = _load(path, params)
         if not self._model:
             raise LoadError(
@@ -142,8 +143,12 @@ class Model:
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; a control token gives nothing unless `special`."""
-        if not 0 <= token < self.n_vocab:
-            return b""
+        known = self._pieces.get((token, special))
+        if known is None:
+            known = self._pieces[token, special] = self._read_piece(token, special) if 0 <= token < self.n_vocab else b""
+        return known
+
+    def _read_piece(self, token: int, special: bool) -> bytes:
         room = 64
         while True:
             buffer = ctypes.create_string_buffer(room)
@@ -185,7 +190,8 @@ class Batch:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.outputs: list[int] = []
+        self.outputs = 0
+        self._columns: tuple[list[int], ...] = ([], [], [], [])
         self._token = np.zeros(capacity, np.int32)
         self._pos = np.zeros(capacity, np.int32)
         self._sequence = np.zeros(capacity, np.int32)
@@ -193,7 +199,7 @@ class Batch:
         self._sequence_counts = np.ones(capacity, np.int32)
         # llama.cpp wants a pointer per token to its list of sequences; ours have one sequence each.
         self._sequence_pointers = self._sequence.ctypes.data + np.arange(capacity, dtype=np.uintp) * 4
-        self.struct = lib.llama_batch()
+        self._struct = lib.llama_batch()
         for name, array in (
             ("token", self._token),
             ("pos", self._pos),
@@ -202,30 +208,38 @@ class Batch:
             ("logits", self._wanted),
         ):
             kind = dict(lib.llama_batch._fields_)[name]
-            setattr(self.struct, name, ctypes.cast(array.ctypes.data, kind))
-        self.struct.n_tokens = 0
+            setattr(self._struct, name, ctypes.cast(array.ctypes.data, kind))
 
     def __len__(self) -> int:
-        return int(self.struct.n_tokens)
+        return len(self._columns[0])
+
+    @property
+    def struct(self) -> lib.llama_batch:
+        """The batch as llama.cpp takes it."""
+        count = len(self)
+        for array, column in zip((self._token, self._pos, self._sequence, self._wanted), self._columns, strict=True):
+            array[:count] = column
+        self._struct.n_tokens = count
+        return self._struct
 
     def clear(self) -> None:
         """Empty the batch."""
-        self.struct.n_tokens = 0
-        self.outputs.clear()
+        self.outputs = 0
+        for column in self._columns:
+            column.clear()
 
     def add(self, tokens: Sequence[int], *, position: int, sequence: int, outputs: int) -> None:
         """Append `tokens` of one sequence from `position` on; logits are wanted for the last `outputs` of them."""
-        start, count = len(self), len(tokens)
-        if start + count > self.capacity:
-            raise DecodeError(f"a batch holds {self.capacity} tokens, not {start + count}")
-        stop = start + count
-        self._token[start:stop] = tokens
-        self._pos[start:stop] = range(position, position + count)
-        self._sequence[start:stop] = sequence
-        self._wanted[start:stop] = 0
-        self._wanted[stop - outputs : stop] = 1
-        self.outputs.extend(range(stop - outputs, stop))
-        self.struct.n_tokens = stop
+        count = len(tokens)
+        if len(self) + count > self.capacity:
+            raise DecodeError(f"a batch holds {self.capacity} tokens, not {len(self) + count}")
+        # Lists, for in arrays each token would cost as much to set as a whole column does later.
+        own_tokens, positions, sequences, wanted = self._columns
+        own_tokens.extend(tokens)
+        positions.extend(range(position, position + count))
+        sequences.extend([sequence] * count)
+        wanted.extend([0] * (count - outputs) + [1] * outputs)
+        self.outputs += outputs
 
 
 class Context:
@@ -280,20 +294,22 @@ class Context:
 
     def decode(self) -> None:
         """Run the batch through the model. Raises DecodeError; the batch's tokens are then not in the cache."""
-        if len(self.batch.outputs) > self._outputs:
-            raise DecodeError(f"{len(self.batch.outputs)} rows of logits asked for, room for {self._outputs}")
+        if self.batch.outputs > self._outputs:
+            raise DecodeError(f"{self.batch.outputs} rows of logits asked for, room for {self._outputs}")
         status = lib.llama_decode(self._context, self.batch.struct)
         if status == 1:
             raise ContextError("the KV cache is full", hint="pass a larger --ctx, or start a new conversation")
         if status != 0:
             raise DecodeError(f"{self.model.path.name}: llama.cpp could not decode a batch (code {status})")
 
-    def logits(self, index: int) -> NDArray[np.float32]:
-        """The logits after batch token `index`, a view of shape (n_vocab,) that holds until the next decode."""
-        pointer = lib.llama_get_logits_ith(self._context, index)
+    def rows(self) -> list[NDArray[np.float32]]:
+        """The logits that the batch asked for, in its order: views of shape (n_vocab,) that hold until the next decode."""
+        if not self.batch.outputs:
+            return []
+        pointer = lib.llama_get_logits(self._context)
         if not pointer:
-            raise DecodeError(f"no logits were asked for at index {index} of the batch")
-        return np.ctypeslib.as_array(pointer, (self.model.n_vocab,))
+            raise DecodeError(f"{self.model.path.name}: llama.cpp has no logits")
+        return list(np.ctypeslib.as_array(pointer, (self.batch.outputs, self.model.n_vocab)))
 
     def forget(self, sequence: int, position: int) -> bool:
         """Drop what is cached of `sequence` from `position` on. False where the architecture can't drop a part."""

@@ -73,10 +73,11 @@ def schedule(slots: Slots, ensemble: Ensemble) -> Plan:
     plan = Plan([[] for _ in ensemble.names])
     running = [slot for slot in slots if slot.sequence is not None and slot.sequence.finish_reason is None]
     running.sort(key=lambda slot: slot.last_used)
-    replying = [slot for slot in running if all(count == 1 for count in _pending(slot).values())]
+    pending = {slot.index: _pending(slot) for slot in running}
+    replying = [slot for slot in running if all(count == 1 for count in pending[slot.index].values())]
     room = [ensemble.batch] * len(ensemble.names)
     for slot in replying:
-        _take(plan, slot, room)
+        _take(plan, slot, pending[slot.index], room)
     if any(slot.sequence is not None and slot.sequence.generated for slot in replying):
         room = [min(left, READ_BESIDE_REPLIES) for left in room]
     reading: list[Slot] = []
@@ -87,16 +88,15 @@ def schedule(slots: Slots, ensemble: Ensemble) -> Plan:
             if slot.sequence is not None and not slot.sequence.generated:
                 slots.share(slot, slot.sequence.ids)
                 slot.sequence.count_cached(slot.cached)
-            _take(plan, slot, room)
+            _take(plan, slot, _pending(slot), room)
         reading.append(slot)
     return plan
 
 
-def _take(plan: Plan, slot: Slot, room: list[int]) -> None:
-    """Put as much of a sequence into the plan as there is room for."""
+def _take(plan: Plan, slot: Slot, pending: dict[int, int], room: list[int]) -> None:
+    """Put as much of what a sequence has pending into the plan as there is room for."""
     sequence = slot.sequence
     assert sequence is not None
-    pending = _pending(slot)
     take = {member: min(count, room[member]) for member, count in pending.items()}
     if not any(take.values()):
         return

@@ -79,7 +79,7 @@ def test_each_token_is_the_one_that_the_equation_gives(make, tiny):
         ids = PROMPT + generated[:-1]
         context.batch.add(ids, position=0, sequence=0, outputs=len(generated))
         context.decode()
-        rows.append([context.logits(index).copy() for index in context.batch.outputs])
+        rows.append([row.copy() for row in context.rows()])
         context.close()
         model.close()
     expected = [int(np.argmax(blend_logits([member[i] for member in rows], BOTH))) for i in range(len(generated))]

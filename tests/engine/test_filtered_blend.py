@@ -50,7 +50,7 @@ def logits_of_each_model(tiny, ids):
         context = Context(model, ctx=128, batch=64, sequences=1, outputs=64, threads=1)
         context.batch.add(ids, position=0, sequence=0, outputs=len(ids))
         context.decode()
-        by_model.append([context.logits(index).copy() for index in context.batch.outputs])
+        by_model.append([row.copy() for row in context.rows()])
         context.close()
         model.close()
     return list(zip(*by_model, strict=True))

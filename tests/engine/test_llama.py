@@ -25,7 +25,7 @@ def decode(context, tokens, *, position=0, sequence=0, outputs=1):
     context.batch.clear()
     context.batch.add(tokens, position=position, sequence=sequence, outputs=outputs)
     context.decode()
-    return [context.logits(index).copy() for index in context.batch.outputs]
+    return [row.copy() for row in context.rows()]
 
 
 def test_tokens_and_pieces(model):
@@ -53,10 +53,9 @@ def test_more_outputs_than_there_is_room_for_are_refused(context):
         decode(context, [5, 6, 7, 8, 9], outputs=5)
 
 
-def test_logits_that_were_not_asked_for_are_refused(context):
-    decode(context, [5, 6, 7])
-    with pytest.raises(DecodeError, match="no logits were asked for at index 0"):
-        context.logits(0)
+def test_there_are_no_rows_where_none_were_asked_for(context):
+    decode(context, [5, 6, 7], outputs=0)
+    assert context.rows() == []
 
 
 def test_a_gap_in_the_positions_is_refused(context):
