@@ -76,8 +76,8 @@ def logits(
                 context.batch.clear()
                 context.batch.add(part, position=start, sequence=0, outputs=len(part))
                 context.decode()
-                for index in range(len(part)):
-                    yield context.logits(index).copy()
+                for row in context.rows():
+                    yield row.copy()
     finally:
         if loaded:
             loaded.close()

@@ -37,7 +37,7 @@ class _Array:
         self._address = ctypes.c_size_t.from_buffer(self._struct)
 
     def apply(self, sampler: object, candidates: NDArray[np.void]) -> tuple[int, int]:
-        """Run a sampler over `candidates` (dtype CANDIDATE), which it reorders: (place of the first it leaves, count)."""
+        """Run a sampler over `candidates`, which it reorders: (place of the first that it leaves, their number)."""
         struct, address = self._struct, candidates.ctypes.data
         self._address.value = address
         struct.size, struct.selected, struct.sorted = len(candidates), -1, False

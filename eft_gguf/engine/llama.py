@@ -12,6 +12,7 @@ import ctypes
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import llama_cpp.llama_cpp as lib
 import numpy as np
@@ -145,7 +146,8 @@ class Model:
         """The bytes that `token` stands for; a control token gives nothing unless `special`."""
         known = self._pieces.get((token, special))
         if known is None:
-            known = self._pieces[token, special] = self._read_piece(token, special) if 0 <= token < self.n_vocab else b""
+            known = self._read_piece(token, special) if 0 <= token < self.n_vocab else b""
+            self._pieces[token, special] = known
         return known
 
     def _read_piece(self, token: int, special: bool) -> bytes:
@@ -217,7 +219,8 @@ class Batch:
     def struct(self) -> lib.llama_batch:
         """The batch as llama.cpp takes it."""
         count = len(self)
-        for array, column in zip((self._token, self._pos, self._sequence, self._wanted), self._columns, strict=True):
+        arrays: tuple[NDArray[Any], ...] = (self._token, self._pos, self._sequence, self._wanted)
+        for array, column in zip(arrays, self._columns, strict=True):
             array[:count] = column
         self._struct.n_tokens = count
         return self._struct
@@ -303,7 +306,7 @@ class Context:
             raise DecodeError(f"{self.model.path.name}: llama.cpp could not decode a batch (code {status})")
 
     def rows(self) -> list[NDArray[np.float32]]:
-        """The logits that the batch asked for, in its order: views of shape (n_vocab,) that hold until the next decode."""
+        """The logits that the batch asked for, in its order: views of shape (n_vocab,), valid until the next decode."""
         if not self.batch.outputs:
             return []
         pointer = lib.llama_get_logits(self._context)

@@ -35,7 +35,8 @@ async def chat_completions(body: ChatRequest, request: Request, server: Server) 
     offered = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if form else None
     messages = [message.plain() for message in body.messages]
     inspect = body.eft is not None and body.eft.inspect
-    orders = [Begin(messages, blend, own, inspect, offered) for own in seeds(sampling, body.n or 1)]
+    whole = not body.stream
+    orders = [Begin(messages, blend, own, inspect, offered, whole) for own in seeds(sampling, body.n or 1)]
     ticket, begun = await server.begin(orders)
     answer = Answer(body, model, blend, server, form, seed=begun[0].seed)
     server.steerable[answer.id] = steerable = Steerable(ticket, blend)
@@ -51,8 +52,8 @@ async def chat_completions(body: ChatRequest, request: Request, server: Server) 
             media_type="text/event-stream",
             patience=server.settings.patience,
         )
-    whole = await unless_gone(request, answer.whole(server.events(ticket)), left)
-    return Response(status_code=GONE) if whole is None else Response(encode(whole), media_type="application/json")
+    told = await unless_gone(request, answer.whole(server.events(ticket)), left)
+    return Response(status_code=GONE) if told is None else Response(encode(told), media_type="application/json")
 
 
 def _sampling(body: ChatRequest, defaults: Sampling, forced: str | None) -> Sampling:

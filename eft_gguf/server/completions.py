@@ -45,7 +45,7 @@ async def completions(body: CompletionRequest, request: Request, server: Server)
         if body.max_tokens != 0:
             inspect = body.eft is not None and body.eft.inspect
             for reply, own in enumerate(seeds(sampling, body.n or 1)):
-                orders.append(Begin(prompt, blend, own, inspect))
+                orders.append(Begin(prompt, blend, own, inspect, whole=not body.stream))
                 places.append((number, reply))
     ticket, _ = await server.begin(orders)
     reply_id = f"cmpl-{secrets.token_hex(12)}"

@@ -42,10 +42,13 @@ class Metrics:
             "eft_queue_seconds", "What a reply waited for its turn.", buckets=SECONDS, registry=registry
         )
         self.first_token = Histogram(
-            "eft_first_token_seconds", "From request to a reply's first token.", buckets=SECONDS, registry=registry
+            "eft_first_token_seconds", "From order to a reply's first token.", buckets=SECONDS, registry=registry
         )
         self.between_tokens = Histogram(
-            "eft_between_tokens_seconds", "From token to token.", buckets=(0.001, 0.0025, *SECONDS), registry=registry
+            "eft_between_tokens_seconds",
+            "From token to token, the mean of a reply.",
+            buckets=(0.001, 0.0025, *SECONDS),
+            registry=registry,
         )
         registry.register(_Gauges(engine))
 
@@ -56,8 +59,13 @@ class Metrics:
             self.cached_tokens.inc(timings["cached_tokens"])
             self.generated_tokens.inc(timings["generated_tokens"])
             self.queue_seconds.observe(timings["queue_seconds"])
-            self.drafted.inc(timings.get("drafted", 0))
-            self.accepted.inc(timings.get("accepted", 0))
+            self.drafted.inc(timings["speculation"]["drafted"])
+            self.accepted.inc(timings["speculation"]["accepted"])
+            count = timings["generated_tokens"]
+            if count:
+                self.first_token.observe(timings["queue_seconds"] + timings["prefill_seconds"])
+            if count > 1:
+                self.between_tokens.observe(timings["decode_seconds"] / (count - 1))
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""

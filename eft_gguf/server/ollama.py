@@ -205,7 +205,7 @@ async def _answer(
     blend = blend_of(body.eft, preset, server.about)
     sampling = sampling_of(options, server.settings.sampling, **more)
     started = time.monotonic()
-    ticket, _ = await server.begin([Begin(prompt, blend, sampling, tools=offered)])
+    ticket, _ = await server.begin([Begin(prompt, blend, sampling, tools=offered, whole=body.stream is False)])
 
     def head() -> dict[str, Any]:
         return {"model": name, "created_at": datetime.now(timezone.utc).isoformat()}

@@ -107,7 +107,7 @@ async def inspect(body: InspectRequest, request: Request, server: Server) -> Res
     sampling = replace(Sampling(temperature=0), max_tokens=body.max_tokens or 256)
     reply = body.reply
     if reply is None:
-        reply = await _carry_out(Begin(prompt, blend, sampling), request, server)
+        reply = await _carry_out(Begin(prompt, blend, sampling, whole=True), request, server)
         if reply is None:
             return Response(status_code=GONE)
     found = await _carry_out(Inspect(prompt, reply, blend, sampling), request, server)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -15,7 +14,7 @@ from eft_gguf.server.dials import model_names, named
 from eft_gguf.server.errors import ApiError
 from eft_gguf.server.metrics import Metrics
 from eft_gguf.server.process import Engine, OrderFailed, Ticket
-from eft_gguf.server.protocol import About, Begun, Done, Event, Failed, Order, Piece
+from eft_gguf.server.protocol import About, Begun, Done, Event, Failed, Order
 from eft_gguf.server.settings import Settings
 
 
@@ -66,17 +65,9 @@ class State:
 
     async def events(self, ticket: Ticket) -> AsyncIterator[tuple[int, Event]]:
         """The events of a ticket, counted. Raises ApiError."""
-        last: dict[int, float] = {}
         try:
             async for place, event in ticket:
-                if isinstance(event, Piece):
-                    now = time.monotonic()
-                    if place in last:
-                        self.metrics.between_tokens.observe(now - last[place])
-                    else:
-                        self.metrics.first_token.observe(now - ticket.started)
-                    last[place] = now
-                elif isinstance(event, Done):
+                if isinstance(event, Done):
                     self.metrics.count_reply(event.timings)
                 yield place, event
         except OrderFailed as failed:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -57,12 +57,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Making:
-    """A reply, and what was told of it."""
+    """A reply, and what was told of it. whole: what came of it is kept until it is finished."""
 
     reply: Reply
     witness: Witness | None
+    whole: bool
     read: int = -1
     shown: int = 0
+    kept: list[Piece] = field(default_factory=list)
 
 
 class Worker:
@@ -114,7 +116,7 @@ class Worker:
         reply = self._eft.begin(
             order.prompt, tools=order.tools, blend=order.blend, sampling=order.sampling, witness=witness
         )
-        self._replies[number] = _Making(reply, witness)
+        self._replies[number] = _Making(reply, witness, order.whole)
         self._tell(number, Begun(reply.timings.seed, reply.timings.prompt_tokens))
 
     def _step(self) -> None:
@@ -146,8 +148,14 @@ class Worker:
             chunk = reply.next_chunk()
             inspected = making.witness.tokens[making.shown] if making.witness is not None else None
             making.shown += 1
-            self._tell(number, self._piece(chunk, inspected))
+            piece = self._piece(chunk, inspected)
+            if making.whole:
+                making.kept.append(piece)
+            else:
+                self._tell(number, piece)
         if reply.finish_reason is not None:
+            for piece in _joined(making.kept):
+                self._tell(number, piece)
             self._tell(number, Done(reply.finish_reason, reply.timings.as_dict()))
             self._drop(number)
 
@@ -232,6 +240,13 @@ class _Guard:
             self.worker.fail(self.number, error)
             return True
         return False
+
+
+def _joined(pieces: Sequence[Piece]) -> Sequence[Piece]:
+    """A reply's pieces, in one where there is nothing but text."""
+    if any(piece.token is not None or piece.inspected is not None for piece in pieces):
+        return pieces
+    return [Piece("".join(piece.text for piece in pieces))]
 
 
 def _failure(error: Exception) -> Failed:

@@ -87,6 +87,16 @@ def test_replies_share_the_engine(http: httpx.Client) -> None:
         assert sum(1 for _ in long) > 20, "the long reply had ended before the short one"
 
 
+def test_a_connection_that_is_kept_open_is_answered_at_once(http: httpx.Client) -> None:
+    def seconds() -> float:
+        started = time.perf_counter()
+        assert http.get("/health").status_code == 200
+        return time.perf_counter() - started
+
+    # Under Nagle's algorithm each of them would wait for the client's delayed acknowledgement: 40 ms.
+    assert min(seconds() for _ in range(20)) < 0.02
+
+
 def test_one_failure_leaves_the_others_alone(http: httpx.Client) -> None:
     with http.stream("POST", "/v1/completions", json={**LONG, "max_tokens": 200, "stream": True}) as response:
         stream = events(response)
@@ -189,9 +199,12 @@ def test_dials_moved_during_a_reply_count_from_the_next_token(http: httpx.Client
 
 
 def test_metrics(http: httpx.Client) -> None:
-    before = metric(http, "eft_generated_tokens_total")
+    names = ("eft_generated_tokens_total", "eft_first_token_seconds_count", "eft_between_tokens_seconds_count")
+    before = [metric(http, name) for name in names]
     http.post("/v1/chat/completions", json={"messages": PERU, "max_tokens": 5, "temperature": 0})
-    assert metric(http, "eft_generated_tokens_total") == before + 5
+    assert [metric(http, name) for name in names] == [
+        value + more for value, more in zip(before, (5, 1, 1), strict=True)
+    ]
     text = http.get("/metrics").text
     for name in ("eft_first_token_seconds_count", "eft_queue_seconds_sum", 'eft_resident_bytes{process="engine"}'):
         assert name in text
