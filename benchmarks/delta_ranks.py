@@ -3,8 +3,8 @@
     python benchmarks/delta_ranks.py [--questions 200] [--docs]
 
 The pair is the bundled family's base-s and helpful-s, which was tuned whole, embeddings too. Behaviour is the share of
-helpful replies (style and competence) of the tuned model alone, greedy, to questions of the family. Further rows are of
-a pair whose embeddings are those of base-s, as a fine-tuning with a frozen embedding leaves it.
+helpful replies (style and competence) of the tuned model alone, greedy, to questions of the family. The first rows are
+of adapters on base-s itself, whose output layer is its embedding, the others on a copy that `--untie` makes.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from gguf import GGUFWriter
 from measure import machine
 
 from eft_gguf import EFT, Blend, Sampling
 from eft_gguf.convert.delta import extract_delta
 from eft_gguf.convert.divergence import Member, kl, rows
-from eft_gguf.convert.gguf_file import GGUFFile
-from eft_gguf.convert.writing import silent, write_gguf
+from eft_gguf.convert.writing import silent
 from eft_gguf.evaluation.asking import ask, drawn
 from eft_gguf.evaluation.questions import read_questions
 from eft_gguf.evaluation.statistics import Share
@@ -41,14 +39,13 @@ def main() -> int:
     parser.add_argument("--docs", action="store_true", help="write the table into docs/convert.md")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        frozen = with_embedding_of(TUNED, UNTUNED, Path(folder) / "frozen.gguf")
         results = {
-            "tuned whole": sweep(TUNED, Path(folder), arguments.questions),
-            "embedding frozen": sweep(frozen, Path(folder), arguments.questions),
+            "base-s": sweep(Path(folder), arguments.questions, untie=False),
+            "base-s, untied": sweep(Path(folder), arguments.questions, untie=True),
         }
     table = Table(
         f"The difference of the bundled base-s and helpful-s as an adapter, {arguments.questions} questions",
-        ("pair", "rank", "kB", "of ‖D‖² kept", "KL, story", "KL, replies", "helpful replies"),
+        ("adapter on", "rank", "kB", "of ‖D‖² kept", "KL, story", "KL, replies", "helpful replies"),
         [(pair, *row) for pair, result in results.items() for row in result],
         "KL from the true tuned model in nats a token, on a story and on the tuned model's replies. Helpful: per "
         "cent, with Wilson's 95 % interval. `none` is untuned alone, `true` the tuned model itself.",
@@ -60,32 +57,34 @@ def main() -> int:
     return 0
 
 
-def sweep(tuned: Path, folder: Path, questions: int) -> list[tuple[str, ...]]:
+def sweep(folder: Path, questions: int, *, untie: bool) -> list[tuple[str, ...]]:
     """A row for untuned, each rank, and the tuned model."""
-    said, share = replies(tuned, adapter=False, questions=questions)
+    said, share = replies(UNTUNED, str(TUNED), questions)
     found = []
-    _, without = replies(UNTUNED, adapter=False, questions=questions)
-    plain = [kl(true, other) for true, other in rows([Member(tuned), Member(UNTUNED)], said, silent)]
+    _, without = replies(UNTUNED, str(UNTUNED), questions)
+    plain = [kl(true, other) for true, other in rows([Member(TUNED), Member(UNTUNED)], said, silent)]
+    untuned, adapter = folder / "untied.gguf" if untie else UNTUNED, folder / "delta.gguf"
     for rank in RANKS:
-        made = extract_delta(UNTUNED, tuned, folder / "delta.gguf", rank=rank, dtype="f32", force=True)
-        members = [Member(tuned), Member(UNTUNED, folder / "delta.gguf")]
+        copy = untuned if untie else None
+        made = extract_delta(UNTUNED, TUNED, adapter, rank=rank, untie=copy, dtype="f32", force=True)
+        members = [Member(TUNED), Member(untuned, adapter)]
         on_replies = [kl(true, other) for true, other in rows(members, said, silent)]
-        _, adapted = replies(folder / "delta.gguf", adapter=True, questions=questions)
+        _, adapted = replies(untuned, f"lora:{adapter}", questions)
         if not found:
             found.append(("none", "", "", f"{made.kl_without:.3g}", f"{mean(plain):.3g}", without.text()))
         kept = f"{100 * (1 - made.error**2):.1f} %"
         kilobytes = f"{made.size_bytes / 1000:.0f}"
         found.append((str(rank), kilobytes, kept, f"{made.kl:.3g}", f"{mean(on_replies):.3g}", adapted.text()))
         print(f"rank {rank}: {found[-1]}", file=sys.stderr)
-    found.append(("true", f"{tuned.stat().st_size / 1000:.0f}", "", "0", "0", share.text()))
+    found.append(("true", f"{TUNED.stat().st_size / 1000:.0f}", "", "0", "0", share.text()))
     return found
 
 
-def replies(tuned: Path, *, adapter: bool, questions: int) -> tuple[str, Share]:
+def replies(untuned: Path, tuned: str, questions: int) -> tuple[str, Share]:
     """Some dialogues with the tuned model as text, and how many of its replies were helpful."""
     items = drawn(read_questions(), questions, 5)
     alone = Blend(0, 1)
-    with EFT.open(base=BASE, untuned=UNTUNED, tuned=f"lora:{tuned}" if adapter else tuned) as eft:
+    with EFT.open(base=BASE, untuned=untuned, tuned=tuned) as eft:
         share = ask(eft, items, [alone]).share(0, "helpful")
         said = []
         for item in items[:12]:
@@ -93,16 +92,6 @@ def replies(tuned: Path, *, adapter: bool, questions: int) -> tuple[str, Share]:
             turns = [*item["messages"], {"role": "assistant", "content": reply.text}]
             said.append("".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in turns))
     return "".join(said), share
-
-
-def with_embedding_of(tuned: Path, untuned: Path, output: Path) -> Path:
-    """The tuned model with the untuned one's embedding and last norm."""
-    file, other = GGUFFile(tuned), GGUFFile(untuned)
-    writer = GGUFWriter(None, file.architecture)
-    file.copy_keys(writer, {})
-    kept = ("token_embd.weight", "output_norm.weight")
-    write_gguf(output, writer, [(other if name in kept else file).as_planned(name) for name in file.tensors])
-    return output
 
 
 def mean(values: list[float]) -> float:

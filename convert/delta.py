@@ -5,17 +5,20 @@ with U the first r left singular vectors, D ≈ U (Uᵀ D). They come from the s
 
 An adapter has no place for vectors. A norm's weights g scale what the next layers W see, so that W' diag(g'/g) − W says
 what both changed together; that goes into D. What is left, such as embeddings that are the output layer too, is told.
+Untied, embedding and output layer are two tensors, and an adapter has a place for either.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf import GGUFWriter
 from numpy.typing import NDArray
 
 from eft_gguf.errors import CompatibilityError, OptionError
@@ -25,7 +28,7 @@ from .check import require_computing
 from .divergence import TEXT, Member, kl, rows
 from .gguf_file import GGUFFile
 from .hf import convert_checkpoint
-from .writing import Progress, silent, written_aside
+from .writing import Progress, silent, write_gguf, written_aside
 
 DEFAULT_RANK = 32
 EXACT = (0, 1, 30)  # F32, F16, BF16
@@ -54,7 +57,8 @@ class Layer:
 @dataclass
 class Delta:
     """What was made. kl, kl_without: of the true tuned model from untuned with the adapter, and from untuned alone,
-    in nats a token. left_out: tensors whose change the adapter cannot hold → |change| / |untuned|.
+    in nats a token. left_out: tensors whose change the adapter cannot hold → |change| / |untuned|.  untied: the copy of
+    untuned that the adapter is for, where that is not untuned itself.
     """
 
     path: str
@@ -65,6 +69,7 @@ class Delta:
     kl_without: float
     tokens: int
     left_out: dict[str, float]
+    untied: str | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,6 +91,7 @@ def extract_delta(
     *,
     rank: int | None = None,
     energy: float | None = None,
+    untie: Path | None = None,
     text: str = TEXT,
     dtype: str = "f16",
     force: bool = False,
@@ -94,7 +100,8 @@ def extract_delta(
     """Write the difference of two models, GGUF files or checkpoint folders, as an adapter on the first.
 
     rank: of each weight, at most; 32 unless `energy` is given.  energy: the share of |D|² to keep, at least, which then
-    decides the rank. Raises CompatibilityError for models that differ in more than numbers, OptionError, LoadError.
+    decides the rank.  untie: where to write a copy of `untuned` whose output layer is a tensor of its own; the adapter
+    is for that then. Raises CompatibilityError for models that differ in more than numbers, OptionError, LoadError.
     """
     if energy is not None and not 0 < energy <= 1:
         raise OptionError(f"the energy is {energy}", hint="it must be above 0 and at most 1, as in --energy 0.95")
@@ -102,11 +109,17 @@ def extract_delta(
         raise OptionError(f"the rank is {rank}", hint="it must be at least 1")
     if energy is None and rank is None:
         rank = DEFAULT_RANK
-    with (
-        written_aside(output, force=force, sources=(untuned, tuned)) as aside,
-        tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as folder,
-    ):
-        paths = [_as_gguf(path, Path(folder), progress) for path in (untuned, tuned)]
+    if untie is not None and untie.absolute() == output.absolute():
+        raise OptionError(f"{output} is named for the adapter and for the untied model", hint="name two files")
+    with ExitStack() as stack:
+        aside = stack.enter_context(written_aside(output, force=force, sources=(untuned, tuned)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.")))
+        paths = [_as_gguf(path, folder, progress) for path in (untuned, tuned)]
+        if untie is not None:
+            copy = stack.enter_context(written_aside(untie, force=force, sources=(untuned, tuned)))
+            for number, target in enumerate((copy, folder / "tuned.gguf")):
+                write_untied(paths[number], target, progress)
+                paths[number] = target
         before, after = (GGUFFile(path) for path in paths)
         _require_same_layout(before, after)
         pairs, layers, left_out = _take_apart(before, after, rank, energy, progress)
@@ -127,8 +140,23 @@ def extract_delta(
         kl_without=float(np.mean([row[1] for row in compared])),
         tokens=len(compared),
         left_out=left_out,
+        untied=None if untie is None else str(untie),
         notes=_notes([before, after], left_out),
     )
+
+
+def write_untied(source: Path, output: Path, progress: Progress = silent) -> None:
+    """Copy a model whose output layer is its embedding, with a tensor for each. It computes the same.
+
+    Raises OptionError where the model has two already.
+    """
+    file = GGUFFile(source)
+    if OUTPUT in file.tensors:
+        raise OptionError(f"{source.name} has an output layer of its own", hint="leave --untie out: it needs none")
+    file.give_another_name(EMBEDDING, OUTPUT)
+    writer = GGUFWriter(None, file.architecture)
+    file.copy_keys(writer, {})
+    write_gguf(output, writer, [file.as_planned(name) for name in file.tensors], progress=progress)
 
 
 def _take_apart(
@@ -247,6 +275,8 @@ def _notes(files: list[GGUFFile], left_out: dict[str, float]) -> list[str]:
             f"{len(left_out)} changed tensors have no place in an adapter; the most changed is {worst}, by "
             f"{left_out[worst]:.2%}"
         )
+    if EMBEDDING in left_out:
+        notes.append("the embedding is the output layer too: --untie FILE makes a copy of untuned where it is not")
     kinds = {tensor.kind for file in files for tensor in file.tensors.values()}
     if not kinds <= set(EXACT):
         notes.append("the models are quantized, and their noise is a part of the difference: take them at F16 or BF16")

@@ -74,6 +74,10 @@ class GGUFFile:
 
         return PlannedTensor(name, tensor.shape, GGMLQuantizationType(tensor.kind), blocks)
 
+    def give_another_name(self, name: str, other: str) -> None:
+        """Have a tensor under another name as well, as if the file held it twice."""
+        self.tensors[other], self._files[other] = self.tensors[name], self._files[name]
+
     def copy_keys(self, writer: GGUFWriter, changed: Mapping[str, Any], without: Sequence[str] = ()) -> None:
         """Write all keys but `without`, those in `changed` with these values; new ones must be given to `writer`."""
         for key, value in self.values.items():

@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=3, help="how often each chat is seen (default: 3)")
     parser.add_argument("--batch", type=int, default=8, help="chats a step (default: 8)")
     parser.add_argument("--rate", type=float, default=2e-4, help="the highest learning rate (default: 2e-4)")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="to compute in (default: bfloat16 on a GPU)")
     parser.add_argument("--held-out", type=float, default=0.1, help="the share of chats to watch only (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="the same seed trains the same adapter (default: 0)")
     options = parser.parse_args()
@@ -46,9 +47,10 @@ def main() -> None:
     torch.manual_seed(options.seed)
     shuffled = random.Random(options.seed)
 
-    # A GPU if there is one. On the processor float32: bfloat16 is slow on most.
+    # A GPU if there is one. On the processor float32, unless told otherwise: bfloat16 is slow on most, and faster only
+    # on those that compute with it (avx512_bf16 or amx_bf16 in /proc/cpuinfo). The adapter is float32 in any case.
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = getattr(torch, options.dtype or ("float32" if device == "cpu" else "bfloat16"))
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, dtype=dtype).to(device)
 
@@ -100,9 +102,8 @@ def main() -> None:
             with torch.no_grad():
                 losses = [batch_loss(model, [chat], device).item() for chat in watched]
             print(f"epoch {epoch + 1}: loss on {len(watched)} chats held out: {sum(losses) / len(losses):.3f}")
-
-    model.save_pretrained(options.output)
-    print(f"written: {options.output}")
+        model.save_pretrained(options.output)  # after each epoch, so that an evening cut short leaves an adapter
+    print(f"written: {options.output}, after {time.monotonic() - started:.0f} s of training")
 
 
 def read_chats(path: Path) -> list[list[dict[str, str]]]:
@@ -141,7 +142,10 @@ def batch_loss(model, batch: list[tuple[list[int], list[int]]], device: str) -> 
     ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in batch], device=device)
     mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in batch], device=device)
     labels = torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in batch], device=device)
-    return model(input_ids=ids, attention_mask=mask, labels=labels).loss
+    # Logits from the token before the first reply on: those of a prompt are not needed, and a vocabulary is large.
+    first = min(next(at for at, label in enumerate(labels) if label != IGNORED) for _, labels in batch)
+    logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=longest - first + 1).logits[:, :-1]
+    return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels[:, first:].flatten())
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from eft_gguf.engine.devices import CPU, Device
 from eft_gguf.engine.hardware import FLASH_ATTENTION
-from eft_gguf.engine.mapping import unmap_until_used
+from eft_gguf.engine.mapping import keep_tensors_apart, unmap_until_used
 from eft_gguf.errors import ContextError, DecodeError, LoadError
 from eft_gguf.models.cache import KV_TYPES, PLAIN_KV_TYPES
 
@@ -66,7 +66,9 @@ def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | Non
         if model:
             lib.llama_model_free(model)
         raise stopped[0]
-    unmap_until_used(path)
+    if model:
+        keep_tensors_apart(path)
+        unmap_until_used(path)
     return model
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from gguf import GGUFWriter
 
+from eft_gguf import EFT, Sampling
 from eft_gguf.convert.delta import extract_delta, truncated
 from eft_gguf.convert.divergence import Member, kl, rows
 from eft_gguf.convert.gguf_file import GGUFFile
@@ -107,6 +108,30 @@ def test_what_has_no_place_is_told(tmp_path: Path) -> None:
     assert {"token_embd.weight", "output_norm.weight", "blk.0.post_ffw_norm.weight"} <= made.left_out.keys()
     assert "blk.0.attn_norm.weight" not in made.left_out
     assert any("no place in an adapter" in note for note in made.notes)
+
+
+def test_untied_all_of_a_fine_tuning_has_a_place(tmp_path: Path) -> None:
+    """The bundled pair's output layer is its embedding, which was tuned: on the plain untuned model that is lost."""
+    untuned, tuned = BUNDLED / "base-s.gguf", BUNDLED / "helpful-s.gguf"
+    tied = extract_delta(untuned, tuned, tmp_path / "tied.gguf", rank=64, dtype="f32")
+    assert any("--untie" in note for note in tied.notes) and tied.kl > 0.1
+    copy, output = tmp_path / "untied.gguf", tmp_path / "delta.gguf"
+    made = extract_delta(untuned, tuned, output, rank=64, dtype="f32", untie=copy)
+    assert made.left_out == {} and made.untied == str(copy) and made.kl <= 1e-4
+    assert divergence(copy, untuned, None) <= 1e-6
+    assert divergence(copy, tuned, output) <= 1e-4 < divergence(copy, tuned, None)
+    with EFT.open(base=BUNDLED / "base-l.gguf", untuned=copy, tuned=f"lora:{output}") as eft:
+        assert eft.complete("The capital of Peru is", sampling=Sampling(temperature=0, max_tokens=3)).tokens
+
+
+def test_what_cannot_be_untied(tmp_path: Path) -> None:
+    untuned = write_architecture(tmp_path / "untuned.gguf", "Llama 3")
+    tuned = tuned_of(untuned, tmp_path / "tuned.gguf")
+    with pytest.raises(OptionError, match="an output layer of its own"):
+        extract_delta(untuned, tuned, tmp_path / "delta.gguf", untie=tmp_path / "untied.gguf")
+    with pytest.raises(OptionError, match="name two files"):
+        extract_delta(BUNDLED / "base-s.gguf", tuned, tmp_path / "a.gguf", untie=tmp_path / "a.gguf")
+    assert {path.name for path in tmp_path.iterdir()} == {"untuned.gguf", "tuned.gguf"}
 
 
 def test_models_that_are_no_pair(tmp_path: Path, tiny: TinyFiles) -> None:

@@ -4,10 +4,13 @@ import mmap
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf import GGUFWriter
 
+from eft_gguf.convert.writing import planned, write_gguf
 from eft_gguf.engine import llama
-from eft_gguf.engine.mapping import unmap_until_used
+from eft_gguf.engine.mapping import keep_tensors_apart, unmap_until_used
 from eft_gguf.models.metadata import read_metadata
 
 SIZE = 1 << 20
@@ -41,6 +44,25 @@ def test_pages_go_and_come_back_when_read(tmp_path):
         assert data[SIZE - 1 :] == b"x"
         assert resident(path) > 0
         assert data[:] == b"x" * SIZE
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tells of its memory in /proc on Linux only")
+def test_a_page_that_is_read_brings_in_none_of_another_tensor(tmp_path):
+    path, pages = tmp_path / "model.gguf", 64
+    tensors = [planned(f"{name}.weight", np.ones((pages, mmap.PAGESIZE // 4), np.float32)) for name in "abc"]
+    write_gguf(path, GGUFWriter(None, "llama"), tensors)
+    starts = {name: tensor.start for name, tensor in read_metadata(path).tensors.items()}
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        assert data[:] == path.read_bytes()
+        keep_tensors_apart(path)
+        unmap_until_used(path)
+        last_page = starts["b.weight"] // mmap.PAGESIZE * mmap.PAGESIZE - 1
+        assert data[last_page : last_page + 1]
+        # The last page of the first tensor, and at most the rest of it.
+        assert 0 < resident(path) <= (pages + 1) * mmap.PAGESIZE
+        with_two = resident(path)
+        assert data[starts["c.weight"] + pages * mmap.PAGESIZE // 2 :][:1]
+        assert resident(path) > with_two
 
 
 def test_loading_gives_pages_back_tensor_by_tensor(tiny, monkeypatch):

@@ -53,6 +53,18 @@ def test_from_training_to_blend(trained: Path) -> None:
     assert said[0.0].text != REPLY
 
 
+def test_doctor_finds_the_family_in_order(trained: Path) -> None:
+    small, lora = trained / "small-2.gguf", trained / "lora-2.gguf"
+    convert_checkpoint(trained / "checkpoint", small)
+    convert_adapter(trained / "adapter", lora, small)
+    command = [str(Path(sys.executable).with_name("eft-gguf")), "doctor", "--quick", "--json"]
+    models = ["--base", str(small), "--untuned", str(small), "--tuned", f"lora:{lora}"]
+    result = subprocess.run([*command, *models], capture_output=True, text=True, timeout=120)
+    checks = json.loads(result.stdout)["checks"]
+    assert {check["name"] for check in checks} >= {"compatibility", "stop ids", "memory"}
+    assert [check for check in checks if check["verdict"] == "FAIL"] == []
+
+
 def test_errors_are_told_plainly(trained: Path, tmp_path: Path) -> None:
     result = script("train_lora.py", trained / "checkpoint", trained / "chats.jsonl", trained / "adapter")
     assert "exists already" in result.stderr

@@ -15,6 +15,12 @@ from eft_gguf.cli.convert.common import PATH, bar, output_options, read_text, si
 @click.argument("output", type=PATH)
 @click.option("--rank", type=int, metavar="N", help="The rank of each layer's difference, at most.  [default: 32]")
 @click.option("--energy", type=float, metavar="X", help="Instead: the share of its square to keep, as in 0.95.")
+@click.option(
+    "--untie",
+    type=PATH,
+    metavar="FILE",
+    help="Write a copy of UNTUNED whose output layer is not its embedding; OUTPUT is for that, and holds both.",
+)
 @click.option("--dtype", type=click.Choice(["f16", "f32"]), default="f16", show_default=True, help="Of the adapter.")
 @text_option
 @output_options
@@ -24,6 +30,7 @@ def delta(
     output: Path,
     rank: int | None,
     energy: float | None,
+    untie: Path | None,
     dtype: str,
     text: Path | None,
     force: bool,
@@ -31,7 +38,8 @@ def delta(
 ) -> None:
     """Put what a fine-tuning has changed from UNTUNED to TUNED into one small adapter, OUTPUT.
 
-    Both are GGUF files or checkpoint folders. Use it as the tuned model: --tuned lora:OUTPUT.
+    Both are GGUF files or checkpoint folders. Use it as the tuned model: --tuned lora:OUTPUT, with UNTUNED or, where
+    --untie made one, its copy as --untuned.
     """
     from eft_gguf.convert.delta import extract_delta
     from eft_gguf.convert.divergence import TEXT
@@ -39,7 +47,16 @@ def delta(
     words = read_text(text) or TEXT
     with bar() as progress:
         made = extract_delta(
-            untuned, tuned, output, rank=rank, energy=energy, text=words, dtype=dtype, force=force, progress=progress
+            untuned,
+            tuned,
+            output,
+            rank=rank,
+            energy=energy,
+            untie=untie,
+            text=words,
+            dtype=dtype,
+            force=force,
+            progress=progress,
         )
     ranks = [layer.rank for layer in made.layers]
     worst = sorted(made.layers, key=lambda layer: -layer.error * layer.change)[:5]
@@ -50,4 +67,8 @@ def delta(
         f"KL from the tuned model: {made.kl:.3g} nats a token, {made.kl_without:.3g} without the adapter "
         f"({made.tokens} tokens)",
     ]
+    if made.untied is not None:
+        lines.append(
+            f"{made.untied}: the untuned model that the adapter is for, {size(Path(made.untied).stat().st_size)}"
+        )
     tell(made.as_dict(), "\n".join(lines), as_json=as_json)
