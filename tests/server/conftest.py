@@ -22,6 +22,16 @@ pytest.importorskip("httpx")
 
 import httpx
 
+# Base alone at this temperature rambles on: a reply that takes as long as it may.
+LONG = {
+    "model": "bundled:base",
+    "prompt": "The",
+    "temperature": 1.5,
+    "max_tokens": 490,
+    "logit_bias": {"0": -100, "1": -100, "2": -100},
+    "seed": 1,
+}
+
 START = 120.0
 """Seconds that a server may take to load; most of it compiles kernels, the first time."""
 

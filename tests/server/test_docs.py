@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 pytest.importorskip("openai")
 
-from tests.server.conftest import Served
+from tests.server.conftest import LONG, Served
 
 PAGE = (Path(__file__).parents[2] / "docs" / "server.md").read_text(encoding="utf-8")
 ADDRESS = "http://127.0.0.1:8080"
@@ -23,13 +24,29 @@ def blocks(kind: str) -> list[str]:
     return re.findall(rf"^```{kind}\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("block", blocks("console server"))
-def test_shell(server: Served, block: str) -> None:
+def shell(server: Served, block: str) -> str:
+    """What the commands of a block print."""
     script = "\n".join(line[2:] for line in block.splitlines() if line[:2] in ("$ ", "> "))
     script = script.replace(ADDRESS, server.url).replace("curl -s", "curl -sS --fail-with-body ")
     found = subprocess.run(["bash", "-euo", "pipefail", "-c", script], capture_output=True, text=True, timeout=60)
     assert found.returncode == 0, found.stdout + found.stderr
     assert found.stdout and '"error"' not in found.stdout
+    return found.stdout
+
+
+@pytest.mark.parametrize("block", blocks("console server"))
+def test_shell(server: Served, block: str) -> None:
+    shell(server, block)
+
+
+def test_dials_of_a_reply_under_way(server: Served) -> None:
+    (block,) = blocks("console reply")
+    request = {**LONG, "model": "bundled", "stream": True, "eft": {"inspect": True}}
+    with httpx.stream("POST", f"{server.api}/completions", json=request, timeout=60) as response:
+        chunks = (json.loads(line[6:]) for line in response.iter_lines() if line.startswith("data: {"))
+        first = next(chunks)
+        assert json.loads(shell(server, block.replace("ID", first["id"])))["eft"]["behaviour"] == 0.2
+        assert list(chunks)[-1]["eft"]["dials"]["behaviour"] == 0.2
 
 
 def test_python(server: Served) -> None:

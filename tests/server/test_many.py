@@ -13,17 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.conftest import PERU, Served, metric, served, settle
-
-# Base alone at this temperature rambles on: a reply that takes as long as it may.
-LONG = {
-    "model": "bundled:base",
-    "prompt": "The",
-    "temperature": 1.5,
-    "max_tokens": 490,
-    "logit_bias": {"0": -100, "1": -100, "2": -100},
-    "seed": 1,
-}
+from tests.server.conftest import LONG, PERU, Served, metric, served, settle
 
 
 @pytest.fixture(scope="module")
