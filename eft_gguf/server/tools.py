@@ -111,6 +111,9 @@ class CallReader:
     def flush(self) -> tuple[str, list[ToolCall]]:
         held, self._held = self._held, ""
         body = held.removeprefix(OPEN) if self._form.opening else held
+        if body != held:
+            # Small models close a call with another tag, or not at all.
+            body = re.sub(r"\s*</\w*>?\s*$", "", body)
         call = self._call(body) if body != held or not self._form.opening else None
         return ("", [call]) if call else (held, [])
 

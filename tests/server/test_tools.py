@@ -55,6 +55,14 @@ def fed(text: str, size: int, template: str = QWEN) -> tuple[str, list[tuple[str
     return "".join(said for said, _ in parts), calls
 
 
+@pytest.mark.parametrize("end", ["", "\n", "\n</tool_response>", "\n</tool_ca"])
+def test_a_last_call_may_be_closed_wrongly(end: str) -> None:
+    text, calls = fed('Well. <tool_call>\n{"name": "weather", "arguments": {"unit": "C"}}' + end, 5)
+    assert text.strip() == "Well." and calls == [("weather", '{"unit": "C"}')]
+    text, calls = fed('<tool_call>\n{"name": "weather", "argu' + end, 5)
+    assert text.startswith("<tool_call>") and calls == []
+
+
 @pytest.mark.parametrize("size", [1, 3, 7, 1000])
 def test_calls_are_found_however_the_text_is_cut(size: int) -> None:
     call = '<tool_call>\n{"name": "weather", "arguments": {"unit": "C"}}\n</tool_call>'
