@@ -23,6 +23,8 @@ from eft_gguf.engine.hardware import FLASH_ATTENTION
 from eft_gguf.engine.mapping import keep_tensors_apart, unmap_until_used
 from eft_gguf.errors import ContextError, DecodeError, LoadError
 from eft_gguf.models.cache import KV_TYPES, PLAIN_KV_TYPES
+from eft_gguf.models.header import read_header
+from eft_gguf.models.metadata import other_parts
 
 _KEEP_LOG_LINES = 40
 _log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)
@@ -48,6 +50,7 @@ def _reason() -> str:
 
 def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | None:
     """The file loaded, None where llama.cpp could not. An interrupt stops it, and is raised."""
+    parts: list[Path] = []
     stopped: list[BaseException] = []
 
     # Called before each tensor. Of those that are repacked the copy alone is used: their pages are given back as it
@@ -55,7 +58,10 @@ def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | Non
     @lib.llama_progress_callback  # type: ignore[untyped-decorator]
     def tensor_follows(_share: float, _data: ctypes.c_void_p) -> bool:
         try:
-            unmap_until_used(path)
+            if not parts:
+                parts.extend([path, *other_parts(path, read_header(path).values)])
+            for part in parts:
+                unmap_until_used(part)
         except BaseException as error:
             stopped.append(error)
         return not stopped
@@ -66,9 +72,9 @@ def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | Non
         if model:
             lib.llama_model_free(model)
         raise stopped[0]
-    if model:
-        keep_tensors_apart(path)
-        unmap_until_used(path)
+    for part in parts:
+        keep_tensors_apart(part)
+        unmap_until_used(part)
     return model
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
-from eft_gguf.models.metadata import read_metadata
+from eft_gguf.models.header import read_header
 
 
 def unmap_until_used(path: Path) -> None:
@@ -33,7 +33,7 @@ def keep_tensors_apart(path: Path) -> None:
     makes mappings of them; this one only leaves the file out of core dumps.
     """
     page = mmap.PAGESIZE
-    tensors = read_metadata(path).tensors.values()
+    tensors = read_header(path).tensors.values()
     # Whole pages; what is smaller goes with the tensor before it.
     starts = sorted(tensor.start // page * page for tensor in tensors if tensor.size_bytes >= 2 * page)
     for first, last, offset in list(_mappings(path)):
