@@ -89,7 +89,7 @@ def ask(eft: EFT, questions: Sequence[dict[str, list[str]]], sampling: Sampling)
             result.kept.append(TWO_LINES.fullmatch(reply.text) is not None)
             result.replies.append(reply.text)
             result.seconds += reply.timings.decode_seconds
-            result.tokens += reply.timings.generated_tokens - 1
+            result.tokens += reply.timings.later_tokens
         left = (time.monotonic() - started) / (number + 1) * (len(questions) - number - 1)
         print(f"\r{number + 1} of {len(questions)} questions, {left:.0f} s left ", end="", file=sys.stderr)
     print(file=sys.stderr)

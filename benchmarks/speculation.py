@@ -118,7 +118,7 @@ def answer(eft: EFT, way: Way, asked: Sequence[str], arguments: object, *, seed:
         )
         timings = eft.complete([{"role": "user", "content": question}], blend=way.blend, sampling=sampling).timings
         seconds += timings.decode_seconds
-        tokens += timings.generated_tokens - 1
+        tokens += timings.later_tokens
         if counted:
             way.rounds += timings.rounds
             way.drafted += timings.drafted

@@ -33,7 +33,7 @@ class Timings:
     Of speculation: rounds are steps that brought tokens; in them `drafted` tokens were proposed, `checked` of them up
     to the first that was refused, and `accepted` taken. plain_steps is what the rounds cost by the measured costs, in
     steps without drafts; 0 where no costs were measured.  not_drafted: why there were no drafts, if something stands
-    in their way.
+    in their way.  first_tokens: how many came with the first.
     """
 
     prompt_tokens: int = 0
@@ -52,6 +52,12 @@ class Timings:
     accepted: int = 0
     plain_steps: float = 0.0
     not_drafted: str = ""
+    first_tokens: int = 1
+
+    @property
+    def later_tokens(self) -> int:
+        """Tokens sampled in `decode_seconds`: those after the first step, which with drafts may bring several."""
+        return max(0, self.generated_tokens - self.first_tokens)
 
     @property
     def acceptance(self) -> float | None:
@@ -75,13 +81,13 @@ class Timings:
 
     @property
     def tokens_per_second(self) -> float:
-        """Tokens sampled per second after the first."""
-        return (self.generated_tokens - 1) / self.decode_seconds if self.decode_seconds else 0.0
+        """Tokens sampled per second after the first step."""
+        return self.later_tokens / self.decode_seconds if self.decode_seconds else 0.0
 
     @property
     def model_milliseconds(self) -> dict[str, float]:
         """Milliseconds that each member took per token after the first."""
-        steps = self.generated_tokens - 1
+        steps = self.later_tokens
         return {name: 1000 * seconds / steps for name, seconds in self.model_seconds.items()} if steps > 0 else {}
 
     def as_dict(self) -> dict[str, Any]:
@@ -208,6 +214,8 @@ class Sequence:
 
     def count_round(self, drafted: int, plain_steps: float) -> None:
         """Note a step that brought tokens, with so many drafts, and what it cost in steps without drafts."""
+        if not self.timings.rounds:
+            self.timings.first_tokens = len(self.generated)
         self.timings.rounds += 1
         self.timings.drafted += drafted
         self.timings.plain_steps += plain_steps
@@ -219,6 +227,6 @@ class Sequence:
 
     def count_decode(self, seconds: Mapping[str, float]) -> None:
         """Add what a step's decodes took, by member, if the step came after the first token."""
-        if len(self.generated) > 1:
+        if len(self.generated) > self.timings.first_tokens:
             for name, value in seconds.items():
                 self.timings.model_seconds[name] = self.timings.model_seconds.get(name, 0.0) + value

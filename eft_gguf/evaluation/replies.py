@@ -98,7 +98,7 @@ def speeds(eft: EFT, cases: Sequence[Case], blends: Mapping[str, Blend], *, max_
             eft.complete(case.messages, blend=blend, sampling=sampling).timings for case in cases[:SPEED_PROMPTS]
         ]
         seconds = sum(one.decode_seconds for one in timings)
-        rates[name] = round(sum(one.generated_tokens - 1 for one in timings) / seconds, 3) if seconds else None
+        rates[name] = round(sum(one.later_tokens for one in timings) / seconds, 3) if seconds else None
     return rates
 
 

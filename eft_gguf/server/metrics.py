@@ -64,8 +64,8 @@ class Metrics:
             count = timings["generated_tokens"]
             if count:
                 self.first_token.observe(timings["queue_seconds"] + timings["prefill_seconds"])
-            if count > 1:
-                self.between_tokens.observe(timings["decode_seconds"] / (count - 1))
+            if timings["tokens_per_second"]:
+                self.between_tokens.observe(1 / timings["tokens_per_second"])
 
     def text(self) -> bytes:
         """All of it in Prometheus' format."""

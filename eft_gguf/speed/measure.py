@@ -187,7 +187,7 @@ def _blend(eft: EFT, speed: Speed, clock: _Clock) -> None:
     decodes = generated = 0.0
     for number in clock.rounds("the blend"):
         timings = _run(eft.stream(PROMPT, sampling=Sampling(seed=number, max_tokens=REPLY))).timings
-        after_first = timings.generated_tokens - 1
+        after_first = timings.later_tokens
         if number and after_first > 0:  # the first reply compiles, or loads what was compiled
             tokens.append(timings.decode_seconds / after_first)
             decodes += sum(timings.model_seconds.values())

@@ -424,6 +424,19 @@ def test_a_stop_text_within_a_round_ends_the_reply_there(bundled):
     assert following.text == bundled.complete(turn, sampling=options).text
 
 
+def test_tokens_that_come_with_the_first_are_in_no_rate():
+    """Of a question that was asked before, all but one token is cached: the first step drafts, and is not timed."""
+    question, greedy = "What is the capital of Peru?", Sampling(temperature=0, max_tokens=24)
+    with EFT.bundled(speculate=4) as eft:
+        first, again = (eft.complete([{"role": "user", "content": question}], sampling=greedy) for _ in range(2))
+    assert first.timings.first_tokens == 1 and again.timings.first_tokens > 1
+    assert again.tokens == first.tokens
+    for reply in (first, again):
+        timings = reply.timings
+        assert timings.later_tokens == len(reply.tokens) - timings.first_tokens > 0
+        assert timings.tokens_per_second == pytest.approx(timings.later_tokens / timings.decode_seconds)
+
+
 def test_figures_and_settings(bundled):
     with EFT.bundled(speculate=4) as eft:
         reply = eft.complete("The capital of Peru is", sampling=Sampling(temperature=0, max_tokens=12))
