@@ -112,6 +112,8 @@ const compact = ({ text, decided_by, probabilities, alternatives }) => ({
 async function reply(messages, message, element, eft, steered) {
   const abort = new AbortController();
   const under = { id: null, abort, steered, moves: 0 };
+  // It begins with the dials as they are: a move that waits to be told to it has nothing new, and might find it ended.
+  clearTimeout(moving);
   running.push(under);
   busy();
   const paint = painter(element, message);
