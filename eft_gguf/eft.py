@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from eft_gguf.blend.equation import Blend
 from eft_gguf.completion import Chunk, Completion, Score, in_turns, joined
+from eft_gguf.demonstrations import demonstrations, require_fitting, say_alone, shown_ids
 from eft_gguf.engine.calibration import open_speculation
 from eft_gguf.engine.devices import Asked, place, separate_memory
 from eft_gguf.engine.engine import QUEUE, Engine
@@ -32,6 +33,7 @@ from eft_gguf.engine.text import TextStream
 from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.compatibility import require
+from eft_gguf.models.examples import Choice, Message, checked_choice, read_examples
 from eft_gguf.models.family import Family, Tuned, family_from_references, load_family, read_family
 from eft_gguf.models.fit import Plan, context_length, free_memory
 from eft_gguf.prompts import Messages, Prompt, Prompts
@@ -61,6 +63,7 @@ class EFT:
         sequences: int = 1,
         queue: int = QUEUE,
         speculate: str | int = AUTO,
+        examples: Choice = None,
         force: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
@@ -73,15 +76,23 @@ class EFT:
             raise OptionError(
                 f"{sequences} sequences need a batch of as many tokens, not {batch}", hint="pass a larger batch"
             )
-        self.family = family
+        tell = progress or (lambda line: None)
+        choice = family.examples if examples is None else checked_choice(examples)
+        self.family = family = replace(family, examples=choice)
+        shown = read_examples(choice)
         base, untuned, others = read_family(family)
         findings = require(base, untuned, others, family.untuned_of)
         self.warnings = [finding for finding in findings if finding.severity != "note"]
         self.ctx = context_length(ctx or family.ctx, (base, untuned, *others.values()))
         require_kv_type(kv_type, (base, untuned, *others.values()))
+        say = partial(say_alone, EFT, family, ctx=self.ctx, hardware=hardware, progress=tell)
+        self._demonstrations = demonstrations(family, shown, say)
+        turns = self._demonstrations.turns(family.weights)
+        self._examples = shown_ids(family, turns) if turns else []
+        require_fitting(len(self._examples), self.ctx)
         if not force:
             members = {"base": base, "untuned": untuned, **others}
-            plan = Plan(members, family.untuned_of, sequences, batch, kv_type, flash_attn != "off")
+            plan = Plan(members, family.untuned_of, sequences, batch, kv_type, flash_attn != "off", len(self._examples))
             plan.require(self.ctx, free_memory() + separate_memory(place(device, list(members)).values()))
         self._ensemble = Ensemble(
             family.members,
@@ -90,22 +101,30 @@ class EFT:
             batch=min(batch, self.ctx * sequences),
             sequences=sequences,
             hardware=hardware,
-            progress=progress or (lambda line: None),
+            pinned=len(self._examples),
+            progress=tell,
         )
         try:
             speculation = open_speculation(
                 self._ensemble,
                 setting,
                 list(family.members.values()),
-                family.factors(Blend()),
-                progress or (lambda line: None),
+                family.factors(family.blend),
+                tell,
             )
         except BaseException:
             self._ensemble.close()
             raise
         self._speculation = speculation
         self._engine = Engine(self._ensemble, queue=queue, speculation=speculation)
-        self._prompts = Prompts(self._ensemble, bases_template=family.bases_template, remembered=2 * sequences)
+        tuned = self._ensemble.tuned
+        self._engine.pin([[] if place in tuned else self._examples for place in range(len(self.members))])
+        self._prompts = Prompts(
+            self._ensemble,
+            bases_template=family.bases_template,
+            remembered=2 * sequences,
+            examples=self._examples,
+        )
 
     @classmethod
     def open(
@@ -123,6 +142,8 @@ class EFT:
         keys that a trait has in a family file: `{"model": "tuned.gguf", "untuned": "before.gguf", "weight": 0.5}`.
         options: ctx (tokens of context), batch (tokens a decode), sequences (at a time), queue (how many may wait),
         speculate (drafts a round: "auto" as many as pay by what decodes cost here, "off", or a number from 0 to 16),
+        examples (what base and untuned are shown before each chat: a number of questions that the tuned side answers
+        first, a JSONL file or its lines, "off"; by default what the family says),
         progress (called with lines of text while loading), force (load even what memory has no room for); of the
         machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU", or by member: {"base": "MTL0"}),
         flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
@@ -161,7 +182,17 @@ class EFT:
         """The setting of `speculate`, whether drafts can pay, who cannot roll back, and the measured costs."""
         if self._speculation is None:
             return {"setting": OFF}
-        return self._speculation.as_dict(self.family.factors(Blend()))
+        return self._speculation.as_dict(self.family.factors(self.family.blend))
+
+    @property
+    def examples_tokens(self) -> int:
+        """How many tokens of their contexts the examples take in base and untuned; 0 where none are shown."""
+        return len(self._examples)
+
+    def examples(self, blend: Blend | None = None) -> tuple[Message, ...]:
+        """The messages that base and untuned are shown before a chat: with several traits, by their weights."""
+        traits = (blend or self.family.blend).traits
+        return self._demonstrations.turns({**self.family.weights, **traits})
 
     @property
     def n_vocab(self) -> int:
@@ -179,19 +210,38 @@ class EFT:
         return self._start(self._prompts.read(prompt), blend, sampling)
 
     def chat(
-        self, messages: Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
+        self,
+        messages: Messages,
+        *,
+        blend: Blend | None = None,
+        sampling: Sampling | None = None,
+        examples: bool = True,
     ) -> Generator[Chunk, None, None]:
-        """The assistant's next message, chunk by chunk, by the tuned model's template. Raises as `stream` does."""
-        return self._start(self._prompts.read(messages), blend, sampling)
+        """The assistant's next message, chunk by chunk, by the tuned model's template. Raises as `stream` does.
+
+        examples: whether base and untuned are shown the examples that the models were opened with.
+        """
+        return self._start(self._read(messages, blend, examples), blend, sampling)
 
     def complete(
-        self, prompt: str | Messages, *, blend: Blend | None = None, sampling: Sampling | None = None
+        self,
+        prompt: str | Messages,
+        *,
+        blend: Blend | None = None,
+        sampling: Sampling | None = None,
+        examples: bool = True,
     ) -> Completion:
         """A whole reply: to messages by the template, to a string as plain text. Raises as `stream` does."""
-        return joined(list(self._start(self._prompts.read(prompt), blend, sampling)))
+        return joined(list(self._start(self._read(prompt, blend, examples), blend, sampling)))
 
     def streams(
-        self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
+        self,
+        prompt: str | Messages,
+        n: int,
+        *,
+        blend: Blend | None = None,
+        sampling: Sampling | None = None,
+        examples: bool = True,
     ) -> Generator[tuple[int, Chunk], None, None]:
         """`n` replies to one prompt side by side: the number of a reply, from 0, and its next chunk.
 
@@ -203,7 +253,7 @@ class EFT:
             raise OptionError(f"n must be a whole number, 1 or more, not {n!r}", hint="n replies are made")
         sampling = sampling or Sampling()
         seed = secrets.randbelow(2**32) if sampling.seed is None else sampling.seed
-        read = self._prompts.read(prompt)
+        read = self._read(prompt, blend, examples)
         replies = [
             partial(self._start, read, blend, replace(sampling, seed=(seed + number) % 2**32)) for number in range(n)
         ]
@@ -211,33 +261,51 @@ class EFT:
         return in_turns(first, dict(enumerate(replies)))
 
     def completions(
-        self, prompt: str | Messages, n: int, *, blend: Blend | None = None, sampling: Sampling | None = None
+        self,
+        prompt: str | Messages,
+        n: int,
+        *,
+        blend: Blend | None = None,
+        sampling: Sampling | None = None,
+        examples: bool = True,
     ) -> list[Completion]:
         """`n` whole replies to one prompt, as `streams` makes them."""
         chunks: list[list[Chunk]] = [[] for _ in range(n)] if isinstance(n, int) else []
-        for number, chunk in self.streams(prompt, n, blend=blend, sampling=sampling):
+        for number, chunk in self.streams(prompt, n, blend=blend, sampling=sampling, examples=examples):
             chunks[number].append(chunk)
         return [joined(reply) for reply in chunks]
 
     def greedy_replies(
-        self, prompt: str | Messages, blends: Seq[Blend], *, max_tokens: int | None = None
+        self,
+        prompt: str | Messages,
+        blends: Seq[Blend],
+        *,
+        max_tokens: int | None = None,
+        examples: bool = True,
     ) -> list[Completion]:
         """The replies that `complete` gives at temperature 0 under each of `blends`; their timings count tokens only.
 
         For comparing settings: what several of them read alike is decoded once. Raises as `stream` does.
         """
         sampling = Sampling(temperature=0, max_tokens=max_tokens)
-        prompts = self._prompts.read(prompt).ids
-        self._engine.require_room(prompts)
         sequences = [GreedySequence(self.family.factors(blend), blend.filter) for blend in blends]
-        greedy_sequences(self._engine, prompts, sequences, max_tokens=sampling.max_tokens)
-        length, replies = max(map(len, prompts)), []
-        for sequence in sequences:
+        reads = [self._read(prompt, blend, examples) for blend in blends]
+        # Blends whose traits have other weights may be shown other examples.
+        together: dict[tuple[str, ...], list[int]] = {}
+        for number, read in enumerate(reads):
+            together.setdefault(tuple(read.texts), []).append(number)
+        for numbers in together.values():
+            prompts = reads[numbers[0]].ids
+            self._engine.require_room(prompts)
+            group = [sequences[number] for number in numbers]
+            greedy_sequences(self._engine, prompts, group, max_tokens=sampling.max_tokens)
+        replies = []
+        for sequence, read in zip(sequences, reads, strict=True):
             stream = TextStream()
             for token in sequence.generated:
                 stream.push(self._tokenizer().piece(token))
             stream.flush()
-            timings = Timings(prompt_tokens=length, generated_tokens=len(sequence.generated))
+            timings = Timings(prompt_tokens=max(map(len, read.ids)), generated_tokens=len(sequence.generated))
             replies.append(Completion(stream.text, sequence.generated, sequence.finish_reason or "", timings))
         return replies
 
@@ -248,7 +316,7 @@ class EFT:
         if len(ids) < 2:
             nothing = np.full(len(ids), np.nan)
             return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
-        blend = blend or Blend()
+        blend = blend or self.family.blend
         by_member, blended = self._engine.score(ids, self.family.factors(blend), blend.filter)
         first = [np.nan]
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
@@ -264,7 +332,7 @@ class EFT:
         decoded once. Raises ContextError where one does not fit or a model does not know an id, OptionError for an
         empty context or continuation.
         """
-        blend = blend or Blend()
+        blend = blend or self.family.blend
         for context, continuation in texts:
             if not context or not continuation:
                 raise OptionError("a context or continuation is empty", hint="give each at least one token")
@@ -294,7 +362,12 @@ class EFT:
         return text.removeprefix(begin)
 
     def replay(
-        self, prompt: str | Messages | list[int], reply: str | Seq[int], *, blend: Blend | None = None
+        self,
+        prompt: str | Messages | list[int],
+        reply: str | Seq[int],
+        *,
+        blend: Blend | None = None,
+        examples: bool = True,
     ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
         """Each token of a reply to `prompt`, and the logits before it: by member name, and under "blend".
 
@@ -303,9 +376,9 @@ class EFT:
 
         Raises ContextError where the reply does not fit, OptionError where it holds no token.
         """
-        blend = blend or Blend()
+        blend = blend or self.family.blend
         factors = self.family.factors(blend)
-        read = self._prompts.read(prompt)
+        read = self._read(prompt, blend, examples)
         tokens = self._prompts.reply_ids(read, reply) if isinstance(reply, str) else list(reply)
         if not tokens:
             raise OptionError("the reply is empty: it holds no token", hint="give a text, or what a model replied")
@@ -340,14 +413,15 @@ class EFT:
         sampling: Sampling | None = None,
         tools: Seq[Mapping[str, Any]] | None = None,
         witness: Witness | None = None,
+        examples: bool = True,
     ) -> Reply:
         """A reply that `step` brings on, together with all others: for programs that serve several. Raises as `stream`.
 
         prompt: also as token ids.  tools: functions that the model may call, for the template.  witness: told how each
         token came.
         """
-        sampling, blend = sampling or Sampling(), blend or Blend()
-        read = prompt if isinstance(prompt, Prompt) else self._prompts.read(prompt, tools=tools)
+        sampling, blend = sampling or Sampling(), blend or self.family.blend
+        read = prompt if isinstance(prompt, Prompt) else self._read(prompt, blend, examples, tools)
         factors = self.family.factors(blend)
         tuned = read.ids[self._ensemble.tuned[0]]
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, tuned)
@@ -395,6 +469,16 @@ class EFT:
                     self._tokenizer()
                     self._engine.step()
                 yield reply.next_chunk()
+
+    def _read(
+        self,
+        prompt: str | Messages | list[int],
+        blend: Blend | None,
+        examples: bool,
+        tools: Seq[Mapping[str, Any]] | None = None,
+    ) -> Prompt:
+        """The prompt as the members read it, under this blend."""
+        return self._prompts.read(prompt, tools=tools, shown=self.examples(blend) if examples else ())
 
     def _piece(self, token: int) -> bytes:
         return self._tokenizer().piece(token)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sequence import Sequence
-from eft_gguf.errors import ContextError, EFTError
+from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.chat import render
 
 Messages = Seq[Mapping[str, Any]]
@@ -29,18 +30,30 @@ class Prompts:
     """Reads prompts for the members of an ensemble, and remembers the ids of the last `remembered` texts.
 
     bases_template: the Jinja template by which base and untuned models read a chat, where it is not the tuned model's.
+    examples: the token ids with which chats of base and untuned begin where examples are shown.
     """
 
-    def __init__(self, ensemble: Ensemble, *, bases_template: str | None, remembered: int) -> None:
+    def __init__(
+        self, ensemble: Ensemble, *, bases_template: str | None, remembered: int, examples: Seq[int] = ()
+    ) -> None:
         self._ensemble = ensemble
         self._bases_template = bases_template
+        beginning = b"".join(ensemble.tokenizer.piece(token, special=True) for token in examples)
+        self._known = [(beginning.decode("utf-8", "replace"), list(examples))] if examples else []
         # Text and ids of the last replies with their prompts: see _chat_ids.
         self.transcripts: deque[tuple[str, list[int]]] = deque(maxlen=remembered)
 
-    def read(self, prompt: str | Messages | list[int], *, tools: Seq[Mapping[str, Any]] | None = None) -> Prompt:
+    def read(
+        self,
+        prompt: str | Messages | list[int],
+        *,
+        tools: Seq[Mapping[str, Any]] | None = None,
+        shown: Seq[Mapping[str, Any]] = (),
+    ) -> Prompt:
         """The prompt as the members read it: messages by the template, a string as plain text, token ids as they are.
 
-        tools: what the tuned model's template is to tell of, with messages.
+        tools: what the tuned model's template is to tell of, with messages.  shown: the examples that base and untuned
+        read before the messages.
         Raises OptionError as `render` does, ContextError for control tokens that not all models know, EFTError
         where the models were closed.
         """
@@ -60,7 +73,10 @@ class Prompts:
         bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
         for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos, tools=tools)
         if self._bases_template is not None:
-            for_bases = render(messages, template=self._bases_template, bos=bos, eos=eos)
+            template, tools = self._bases_template, None
+        if shown or self._bases_template is not None:
+            fill = partial(render, template=template, bos=bos, eos=eos, tools=tools)
+            for_bases = _after_examples(messages, shown, fill) if shown else fill(messages)
         by_text = {text: self._chat_ids(text) for text in {for_tuned, for_bases}}
         self.require_shared("prompt", *by_text.values())
         texts = [for_tuned if member in self._ensemble.tuned else for_bases for member in members]
@@ -107,7 +123,7 @@ class Prompts:
         kept, provided that what follows begins with a control token, across which no token can reach.
         """
         model = self._model()
-        for earlier, ids in sorted(self.transcripts, key=lambda pair: -len(pair[0])):
+        for earlier, ids in sorted([*self.transcripts, *self._known], key=lambda pair: -len(pair[0])):
             if text.startswith(earlier):
                 rest = model.tokenize(text[len(earlier) :], special=True)
                 if rest and model.is_control(rest[0]):
@@ -118,3 +134,22 @@ class Prompts:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
+
+
+def _after_examples(
+    messages: Messages, shown: Seq[Mapping[str, Any]], fill: Callable[[Seq[Mapping[str, Any]]], str]
+) -> str:
+    """A chat after the examples, which come first, so that they are read once whatever the conversation.
+
+    Where a template takes a system message in the first place only, that goes before them; then the examples are read
+    again for each new one.
+    """
+    begins = next((at for at, message in enumerate(messages) if message.get("role") != "system"), len(messages))
+    if begins:
+        try:
+            text = fill([*shown, *messages])
+            if all(str(message["content"]).strip() in text for message in messages[:begins]):
+                return text
+        except OptionError:
+            pass
+    return fill([*messages[:begins], *shown, *messages[begins:]])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from itertools import islice
 
@@ -56,6 +56,10 @@ class Engine:
         self._waiting.append(sequence)
         self._admit()
 
+    def pin(self, ids: Seq[Seq[int]]) -> None:
+        """Read these beginnings of prompts, by member, once, and keep them for every prompt that starts with them."""
+        self._slots.pin(ids)
+
     @property
     def waiting(self) -> int:
         """How many sequences wait for a slot."""
@@ -68,14 +72,23 @@ class Engine:
 
     def require_room(self, prompts: Seq[Seq[int]]) -> None:
         """Raise EFTError for an empty prompt, ContextError for one that leaves no room for a token."""
-        longest = max(map(len, prompts))
         if not all(prompts):
             raise EFTError("the prompt is empty: there is no token to go on from", hint="give a prompt")
-        if longest >= self.ensemble.ctx:
-            raise ContextError(
-                f"the prompt has {longest:,} tokens, the context holds {self.ensemble.ctx:,}",
-                hint=f"pass --ctx {longest + 256} if the models allow it, or shorten the prompt",
-            )
+        self._require_fitting("prompt", prompts, 0)
+
+    def _require_fitting(self, what: str, prompts: Seq[Seq[int]], more: int) -> None:
+        """Raise ContextError where prompts and `more` tokens after each do not fit, or leave no room for a token."""
+        member = max(range(len(prompts)), key=lambda member: len(prompts[member]))
+        length = len(prompts[member]) + more
+        if length < self.ensemble.ctx + bool(more):
+            return
+        shown = len(self._slots.to_pin(member, prompts[member]))
+        raise ContextError(
+            f"the {what} has {length:,} tokens, {f'{shown:,} of them in examples, ' if shown else ''}"
+            f"the context holds {self.ensemble.ctx:,}",
+            hint=f"pass --ctx {length + (0 if more else 256)} if the models allow it, "
+            f"{'show fewer examples, ' if shown else ''}or shorten the {what}",
+        )
 
     def remove(self, sequence: Sequence) -> None:
         """Take a sequence out, finished, running or waiting. Its slot keeps what was decoded, and is free at once."""
@@ -117,6 +130,7 @@ class Engine:
         """Give those that wait the slots that are free, first come, first served."""
         while self._waiting and self._slots.free:
             sequence = self._waiting.popleft()
+            self._read_pinned(sequence.ids, sequence.members)
             slot = self._slots.take(sequence.ids, sequence.members)
             slot.sequence = sequence
             sequence.begin(slot.index)
@@ -177,12 +191,7 @@ class Engine:
         Short ones are decoded together, and a beginning that neighbours share once. Raises ContextError at once.
         """
         for prompts, tokens in texts:
-            length = max(map(len, prompts)) + len(tokens)
-            if length > self.ensemble.ctx:
-                raise ContextError(
-                    f"the text has {length:,} tokens, the context holds {self.ensemble.ctx:,}",
-                    hint=f"pass --ctx {length} if the models allow it, or shorten the text",
-                )
+            self._require_fitting("text", prompts, len(tokens))
         return self._replays(deque(enumerate(texts)))
 
     def _replays(
@@ -196,6 +205,7 @@ class Engine:
                 while waiting and (not group or len(waiting[0][1][1]) <= room) and len(group) < len(self._slots.free):
                     number, (prompts, tokens) = waiting.popleft()
                     # The prompt's last token is read again: its logits are those before the first of `tokens`.
+                    self._read_pinned(prompts, members)
                     slot = self._slots.take(prompts, members, besides=group)
                     self._read_prompts(slot, prompts)
                     group[slot.index] = (number, prompts, tokens)
@@ -215,6 +225,16 @@ class Engine:
             while (start := len(slot.cached[member])) < len(prompt) - 1:
                 stop = min(start + self.ensemble.batch, len(prompt) - 1)
                 self._read(slot, member, prompt[start:stop], outputs=0)
+        self._slots.keep_pinned(slot)
+
+    def _read_pinned(self, prompts: Seq[Seq[int]], members: Iterable[int]) -> None:
+        """Decode the pinned beginning for recurrent members: their states cannot be cut out of a longer text's."""
+        for member in members:
+            if not self.ensemble.recurrent[member]:
+                continue
+            wanted, pinned = self._slots.to_pin(member, prompts[member]), self._slots.pinned
+            while (start := len(pinned.cached[member])) < len(wanted):
+                self._read(pinned, member, wanted[start : start + self.ensemble.batch], outputs=0)
 
     def _read_again(
         self, group: Mapping[int, tuple[int, Seq[Seq[int]], Seq[int]]], start: int
@@ -290,6 +310,7 @@ class Engine:
         for sequence in plan.touched:
             if not sequence.generated and sequence.slot is not None:
                 sequence.count_prefill(self._slots[sequence.slot].cached)
+                self._slots.keep_pinned(self._slots[sequence.slot])
 
     def _sample(self, plan: Plan) -> None:
         """Give each ready sequence its next tokens, from the blend of its members' rows."""

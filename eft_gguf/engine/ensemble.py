@@ -37,7 +37,8 @@ class Ensemble:
     """The members, references by name, in the order of the equation's factors, as `Family.members` has them.
 
     untuned_of: by trait, the name of its untuned member.
-    ctx: tokens that each sequence can hold, in every member.  batch: tokens a member decodes at a time, at most.
+    ctx: tokens that each sequence can hold, in every member.  pinned: tokens of a further sequence, whose number is
+    `sequences`, in the members that are not tuned; 0 for none.  batch: tokens a member decodes at a time, at most.
     progress: called with a line of text before each file is loaded.  `order` is the one in which members are best
     decoded: those on a GPU, which takes a decode into its queue, before those that the CPU computes beside it.
 
@@ -53,6 +54,7 @@ class Ensemble:
         batch: int,
         sequences: int,
         hardware: Hardware,
+        pinned: int = 0,
         progress: Callable[[str], None],
     ) -> None:
         self.names = tuple(members)
@@ -90,6 +92,7 @@ class Ensemble:
                         sequences=sequences,
                         outputs=self.outputs,
                         threads=threads,
+                        pinned=0 if name in untuned_of else pinned,
                         adapter=adapter,
                         flash_attn=hardware.flash_attn,
                         kv_type=hardware.kv_type,

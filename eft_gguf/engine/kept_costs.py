@@ -18,7 +18,7 @@ from eft_gguf.engine.draft_length import Costs
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.errors import OptionError
 from eft_gguf.files import cache_folder, write_aside
-from eft_gguf.models.references import Reference
+from eft_gguf.models.references import Reference, identity
 
 FORMAT = 2
 """To be raised when figures of before would mean something else."""
@@ -26,15 +26,11 @@ FORMAT = 2
 
 def costs_file(ensemble: Ensemble, members: Iterable[Reference], factors: Sequence[float]) -> Path:
     """Where the costs of this family are kept, used in this way on this machine."""
-    files = []
-    for member in members:
-        about = member.path.stat()
-        files.append([str(member.path.resolve()), about.st_size, about.st_mtime_ns, member.adapter, member.scale])
     key = {
         "format": FORMAT,
         "machine": [platform.node(), platform.machine(), platform.processor()],
         "llama.cpp": version("llama-cpp-python"),
-        "files": files,
+        "files": [identity(member) for member in members],
         "hardware": asdict(ensemble.hardware),
         "shape": [min(ensemble.ctx, 1024), ensemble.batch, ensemble.outputs],
         "factors": [factor != 0 for factor in factors],

@@ -256,8 +256,9 @@ class Batch:
 class Context:
     """A model's working state: KV cache, compute buffers and the logits of the last decode. Raises LoadError.
 
-    ctx: tokens that each of `sequences` sequences can hold.  batch: tokens a decode, at most.  outputs: rows of
-    logits a decode, at most (they cost n_vocab × 4 bytes each).  flash_attn, kv_type: see Hardware.
+    ctx: tokens that each of `sequences` sequences can hold.  pinned: tokens of one more sequence, 0 for none.
+    batch: tokens a decode, at most.  outputs: rows of logits a decode, at most (they cost n_vocab × 4 bytes each).
+    flash_attn, kv_type: see Hardware.
     """
 
     def __init__(
@@ -269,6 +270,7 @@ class Context:
         sequences: int,
         outputs: int,
         threads: int,
+        pinned: int = 0,
         adapter: Adapter | None = None,
         flash_attn: str = "auto",
         kv_type: str = "f16",
@@ -276,8 +278,8 @@ class Context:
         params = lib.llama_context_default_params()
         # One cache for all sequences: each may grow to `ctx` without being cut to a fixed share.
         params.kv_unified = True
-        params.n_ctx = ctx * sequences
-        params.n_seq_max = sequences
+        params.n_ctx = ctx * sequences + pinned
+        params.n_seq_max = sequences + bool(pinned)
         params.n_batch = params.n_ubatch = batch
         params.n_outputs_max = outputs
         params.n_threads = params.n_threads_batch = threads
@@ -291,7 +293,7 @@ class Context:
         self._context = lib.llama_init_from_model(model._model, params)
         if not self._context:
             raise LoadError(
-                f"{model.path}: llama.cpp could not make a context of {ctx * sequences} tokens: {_reason()}",
+                f"{model.path}: llama.cpp could not make a context of {ctx * sequences + pinned} tokens: {_reason()}",
                 hint="pass a smaller --ctx, or free some memory"
                 + ("" if kv_type in PLAIN_KV_TYPES else ", or --kv-type f16"),
             )

@@ -3,7 +3,8 @@
 A slot is one of llama.cpp's sequences, in the context of every member. What a reply has decoded stays there for the
 conversation's next turn, until the slot is wanted for another one: then the one that was used least recently goes.
 A beginning that any slot holds, in use or not, is copied rather than decoded again; llama.cpp's cache notes for that
-only that its cells belong to one sequence more.
+only that its cells belong to one sequence more. One beginning may be pinned: once read, it stays in a sequence of its
+own for all slots to copy, whatever else they are used for.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ class Slots:
         self._ensemble = ensemble
         members = range(len(ensemble.names))
         self._slots = [Slot(index, [[] for _ in members], [0 for _ in members]) for index in range(ensemble.sequences)]
+        self._pinned = Slot(ensemble.sequences, [[] for _ in members], [0 for _ in members])
+        self._to_pin: Seq[Seq[int]] = [[] for _ in members]
         self._clock = 0
 
     def __iter__(self) -> Iterator[Slot]:
@@ -51,6 +54,32 @@ class Slots:
     def free(self) -> list[Slot]:
         """Those that no sequence uses."""
         return [slot for slot in self._slots if slot.sequence is None]
+
+    @property
+    def pinned(self) -> Slot:
+        """The sequence that keeps the pinned beginning, as far as it was read."""
+        return self._pinned
+
+    def pin(self, ids: Seq[Seq[int]]) -> None:
+        """Pin a beginning, token ids by member, none for members without one: it stays as soon as a slot has read it.
+
+        The ensemble must have room for it (`Ensemble.pinned`).
+        """
+        self._to_pin = ids
+
+    def to_pin(self, member: int, tokens: Seq[int]) -> Seq[int]:
+        """The pinned beginning of a member, where `tokens` start with it and go on; else nothing."""
+        wanted = self._to_pin[member]
+        return wanted if len(tokens) > len(wanted) and list(tokens[: len(wanted)]) == list(wanted) else ()
+
+    def keep_pinned(self, slot: Slot) -> None:
+        """Keep what a slot has read of the pinned beginning, if it has read all of it."""
+        for member, wanted in enumerate(self._to_pin):
+            if len(self._pinned.cached[member]) == len(wanted) or self._ensemble.recurrent[member]:
+                continue
+            if slot.cached[member][: len(wanted)] == list(wanted):
+                self._ensemble.copy(member, slot.index, self._pinned.index, 0, len(wanted))
+                self._pinned.cached[member] = list(wanted)
 
     def take(self, ids: Seq[Seq[int]], members: Seq[int], *, besides: Container[int] = ()) -> Slot:
         """A free slot for prompts that begin with `ids`, by member, of which `members` are to be decoded now.
@@ -85,7 +114,7 @@ class Slots:
     def share(self, slot: Slot, ids: Seq[Seq[int]]) -> None:
         """Copy into a slot what other slots hold of `ids` beyond its own."""
         for member, tokens in enumerate(ids):
-            others = (other for other in self._slots if other is not slot)
+            others = (other for other in (*self._slots, self._pinned) if other is not slot)
             length, _, source = max(
                 ((self._offered(other, member, tokens), -other.index, other) for other in others), default=(0, 0, slot)
             )
@@ -116,6 +145,9 @@ class Slots:
             for member, cached in enumerate(slot.cached):
                 known = len(cached) if slot.sequence is None else len(slot.sequence.ids[member]) - 1
                 self.cut(slot, member, min(known, len(cached)))
+        for member, cached in enumerate(self._pinned.cached):
+            if self._to_pin[member]:
+                self.cut(self._pinned, member, len(cached))
 
     def require_free(self) -> list[Slot]:
         """The free slots. Raises EFTError where there is none."""

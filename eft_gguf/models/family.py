@@ -6,13 +6,14 @@ import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from eft_gguf.blend.equation import Blend, coefficients
+from eft_gguf.blend.equation import Blend, Filter, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.chat import PLAIN_TEMPLATE
+from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
 from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, resolve
@@ -24,8 +25,11 @@ else:
 
 OWN_UNTUNED = "untuned."
 """What the name of a further untuned model begins with; that of the first trait tuned from it follows."""
+DEFAULT_BLEND = Blend()
+"""The dials of a family that names none; docs/steering.md has the evidence."""
 BUNDLED = Path(__file__).parent.parent / "bundled" / "family.toml"
-KEYS = ("name", "base", "untuned", "tuned", "ctx", "bases_template")
+DIALS = ("knowledge", "behaviour", "filter")
+KEYS = ("name", "base", "untuned", "tuned", "ctx", "bases_template", "examples", *DIALS)
 DESCRIPTION = ("about", "gigabytes", "vocabulary", "checked")
 """Keys of a family file that only tell about it; see models/presets.py."""
 TRAIT_KEYS = ("model", "untuned", "weight")
@@ -67,7 +71,8 @@ class Family:
     """The models to blend.
 
     ctx: the context length to use where none is asked for.  bases_template: the Jinja template by which base and
-    untuned read a chat, where they do not know the control tokens of the tuned model's.
+    untuned read a chat, where they do not know the control tokens of the tuned model's.  examples: what they are shown
+    before each chat, as `examples.checked_choice` gives it.  blend: the dials where none are asked for.
     """
 
     name: str
@@ -77,6 +82,17 @@ class Family:
     ctx: int | None = None
     path: Path | None = None  # the file it came from
     bases_template: str | None = None
+    examples: int | Path | tuple[Example, ...] = 0
+    blend: Blend = DEFAULT_BLEND
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of each trait where none is asked for."""
+        return {trait.name: trait.weight for trait in self.tuned}
+
+    def blended(self, dials: Mapping[str, Any]) -> Blend:
+        """The family's blend with some of its dials replaced. Raises OptionError for a value out of range."""
+        return replace(self.blend, **dials)
 
     @property
     def members(self) -> dict[str, Reference]:
@@ -105,7 +121,7 @@ class Family:
         """The factor of each of `members` in a blend. Raises OptionError for a trait that is not the family's."""
         untuned_of = self.untuned_of
         number = {name: place for place, name in enumerate(dict.fromkeys(["untuned", *untuned_of.values()]))}
-        weights = blend.weights({trait.name: trait.weight for trait in self.tuned})
+        weights = blend.weights(self.weights)
         return coefficients(
             blend.knowledge, blend.behaviour, weights, [number[untuned_of[trait.name]] for trait in self.tuned]
         )
@@ -282,7 +298,31 @@ def _family(table: dict[str, Any], path: Path) -> Family:
         ctx=table.get("ctx"),
         path=path,
         bases_template=_template(table.get("bases_template")),
+        examples=_examples_of(table, path.parent),
+        blend=_blend(table),
     )
+
+
+def _examples_of(table: dict[str, Any], folder: Path) -> int | Path | tuple[Example, ...]:
+    choice = table.get("examples", 0)
+    if type(choice) is not int:
+        _typed(choice, str, "examples", "a number, or a JSONL file in quotes")
+    return checked_choice(choice, relative_to=folder)
+
+
+def _blend(table: dict[str, Any]) -> Blend:
+    """The dials of a family file, over those that hold where it names none."""
+    dials: dict[str, Any] = {key: _number(table[key], key) for key in ("knowledge", "behaviour") if key in table}
+    if "filter" in table:
+        given = _typed(table["filter"], dict, "filter", "a table, as in filter = { untuned_floor = -7 }")
+        known = tuple(field.name for field in fields(Filter))
+        _check_keys(given, known, "filter.")
+        dials["filter"] = Filter(**{name: _number(value, f"filter.{name}") for name, value in given.items()})
+    return replace(DEFAULT_BLEND, **dials)
+
+
+def _number(value: Any, key: str) -> float:
+    return float(value if type(value) is int else _typed(value, float, key, "a number"))
 
 
 def _template(text: Any) -> str | None:

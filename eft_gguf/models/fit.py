@@ -65,6 +65,7 @@ class Plan:
     batch: int = 128
     kv_type: str = "f16"
     flash_attention: bool = True
+    examples: int = 0
 
     def at(self, ctx: int) -> Memory:
         """What is needed at a context of so many tokens."""
@@ -76,6 +77,7 @@ class Plan:
             kv_type=self.kv_type,
             flash_attention=self.flash_attention,
             untuned_of=self.untuned_of,
+            examples=self.examples,
         )
 
     def require(self, ctx: int, free: int) -> None:
@@ -83,7 +85,8 @@ class Plan:
         memory = self.at(ctx)
         if memory.total > free:
             raise LoadError(
-                f"these models need {in_words(memory.total)} of memory at a context of {ctx:,} tokens, "
+                f"these models need {in_words(memory.total)} of memory at a context of {ctx:,} tokens"
+                f"{f' and {self.examples:,} of examples' if self.examples else ''}, "
                 f"and {in_words(free)} are free",
                 hint="; ".join([*self.ways(ctx, free), "--force tries it all the same"]),
             )

@@ -79,10 +79,12 @@ def needed(
     kv_type: str = "f16",
     flash_attention: bool = True,
     untuned_of: Mapping[str, str] | None = None,
+    examples: int = 0,
 ) -> Memory:
     """What members (base, untuned, traits; adapters among them) need, each with a cache of its own.
 
-    untuned_of: by adapter, the name of the model that it works on, where that is not untuned.
+    untuned_of: by trait, the name of its untuned model.  examples: tokens that base and the untuned models keep beside
+    the conversations.
     """
     own = untuned_of or {}
     shares: dict[str, Share] = {}
@@ -92,8 +94,10 @@ def needed(
         first = member.path not in loaded
         loaded.add(member.path)
         weights = weights_in_use(member) if first else 0
-        cache = kv_bytes(model, ctx * sequences, kv_type) + state_bytes(model, sequences)
-        working = compute_bytes(model, ctx=ctx * sequences, batch=batch, sequences=sequences, flash=flash_attention)
+        kept = 0 if name in own else examples
+        tokens = ctx * sequences + kept
+        cache = kv_bytes(model, tokens, kv_type) + state_bytes(model, sequences + bool(kept))
+        working = compute_bytes(model, ctx=tokens, batch=batch, sequences=sequences, flash=flash_attention)
         if first and member.vocabulary is not None:
             working += PER_TOKEN * member.vocabulary.size
         shares[name] = Share(weights, cache, working)

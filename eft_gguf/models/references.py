@@ -27,6 +27,15 @@ class Reference:
     scale: float = 1.0  # of the adapter
 
 
+def identity(reference: Reference) -> list[object]:
+    """What tells the file of a reference, as it is now, from every other: to keep what was made with it.
+
+    Raises OSError where it is gone.
+    """
+    about = reference.path.stat()
+    return [str(reference.path.resolve()), about.st_size, about.st_mtime_ns, reference.adapter, reference.scale]
+
+
 def resolve(text: str | Path, *, relative_to: Path | None = None) -> Reference:
     """Find the file that a reference means, and fetch it if it is at Hugging Face and not on this disk.
 
