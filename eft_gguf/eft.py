@@ -200,14 +200,15 @@ class EFT:
         return self._ensemble.n_vocab
 
     def stream(
-        self, prompt: str, *, blend: Blend | None = None, sampling: Sampling | None = None
+        self, prompt: str | Prompt, *, blend: Blend | None = None, sampling: Sampling | None = None
     ) -> Generator[Chunk, None, None]:
-        """Continue `prompt` as plain text, chunk by chunk. Closing the iterator cancels the rest.
+        """Continue `prompt` as plain text, or what `read` made of one, chunk by chunk. Closing it cancels the rest.
 
         Raises OptionError for an unknown trait, ContextError for a prompt that does not fit, QueueFullError where too
         many replies are under way; all at once, not at the first chunk.
         """
-        return self._start(self._prompts.read(prompt), blend, sampling)
+        read = prompt if isinstance(prompt, Prompt) else self.read(prompt)
+        return self._start(read, blend, sampling)
 
     def chat(
         self,
@@ -221,7 +222,7 @@ class EFT:
 
         examples: whether base and untuned are shown the examples that the models were opened with.
         """
-        return self._start(self._read(messages, blend, examples), blend, sampling)
+        return self._start(self.read(messages, blend, examples), blend, sampling)
 
     def complete(
         self,
@@ -232,7 +233,7 @@ class EFT:
         examples: bool = True,
     ) -> Completion:
         """A whole reply: to messages by the template, to a string as plain text. Raises as `stream` does."""
-        return joined(list(self._start(self._read(prompt, blend, examples), blend, sampling)))
+        return joined(list(self._start(self.read(prompt, blend, examples), blend, sampling)))
 
     def streams(
         self,
@@ -253,7 +254,7 @@ class EFT:
             raise OptionError(f"n must be a whole number, 1 or more, not {n!r}", hint="n replies are made")
         sampling = sampling or Sampling()
         seed = secrets.randbelow(2**32) if sampling.seed is None else sampling.seed
-        read = self._read(prompt, blend, examples)
+        read = self.read(prompt, blend, examples)
         replies = [
             partial(self._start, read, blend, replace(sampling, seed=(seed + number) % 2**32)) for number in range(n)
         ]
@@ -289,7 +290,7 @@ class EFT:
         """
         sampling = Sampling(temperature=0, max_tokens=max_tokens)
         sequences = [GreedySequence(self.family.factors(blend), blend.filter) for blend in blends]
-        reads = [self._read(prompt, blend, examples) for blend in blends]
+        reads = [self.read(prompt, blend, examples) for blend in blends]
         # Blends whose traits have other weights may be shown other examples.
         together: dict[tuple[str, ...], list[int]] = {}
         for number, read in enumerate(reads):
@@ -323,21 +324,25 @@ class EFT:
         return Score(ids, texts, np.concatenate([first, blended]), members)
 
     def likelihoods(
-        self, texts: Seq[tuple[Seq[int], Seq[int]]], *, blend: Blend | None = None
+        self, texts: Seq[tuple[Seq[int] | Prompt, Seq[int]]], *, blend: Blend | None = None
     ) -> list[tuple[NDArray[np.float64], bool]]:
         """Of each context and continuation, as token ids: the natural log-probabilities of the continuation's tokens
         under the blend, and whether each is the likeliest in its place.
 
+        A context may also be a prompt that `read` gives, which the members read each in its own way.
         Short continuations are decoded together, as many as `sequences` allows, and a context that neighbours share is
         decoded once. Raises ContextError where one does not fit or a model does not know an id, OptionError for an
         empty context or continuation.
         """
         blend = blend or self.family.blend
+        read: list[tuple[Seq[Seq[int]], Seq[int]]] = []
         for context, continuation in texts:
-            if not context or not continuation:
+            prompts = context.ids if isinstance(context, Prompt) else [context] * len(self.members)
+            if not all(prompts) or not continuation:
                 raise OptionError("a context or continuation is empty", hint="give each at least one token")
-            self._prompts.require_shared("text", [*context, *continuation])
-        return self._engine.likelihoods(texts, self.family.factors(blend), blend.filter)
+            self._prompts.require_shared("text", *prompts, continuation)
+            read.append((prompts, continuation))
+        return self._engine.likelihoods(read, self.family.factors(blend), blend.filter)
 
     def token_ids(self, text: str, *, begin: bool = False) -> list[int]:
         """The token ids of a text, control tokens read as such. begin: after the BOS token, where models want one."""
@@ -378,7 +383,7 @@ class EFT:
         """
         blend = blend or self.family.blend
         factors = self.family.factors(blend)
-        read = self._read(prompt, blend, examples)
+        read = self.read(prompt, blend, examples)
         tokens = self._prompts.reply_ids(read, reply) if isinstance(reply, str) else list(reply)
         if not tokens:
             raise OptionError("the reply is empty: it holds no token", hint="give a text, or what a model replied")
@@ -421,7 +426,7 @@ class EFT:
         token came.
         """
         sampling, blend = sampling or Sampling(), blend or self.family.blend
-        read = prompt if isinstance(prompt, Prompt) else self._read(prompt, blend, examples, tools)
+        read = prompt if isinstance(prompt, Prompt) else self.read(prompt, blend, examples, tools)
         factors = self.family.factors(blend)
         tuned = read.ids[self._ensemble.tuned[0]]
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, tuned)
@@ -470,14 +475,17 @@ class EFT:
                     self._engine.step()
                 yield reply.next_chunk()
 
-    def _read(
+    def read(
         self,
         prompt: str | Messages | list[int],
-        blend: Blend | None,
-        examples: bool,
+        blend: Blend | None = None,
+        examples: bool = True,
         tools: Seq[Mapping[str, Any]] | None = None,
     ) -> Prompt:
-        """The prompt as the members read it, under this blend."""
+        """The prompt as the members read it under a blend: messages after the examples, in base and untuned.
+
+        Raises OptionError for messages of a wrong form, ContextError for ids that not all models know.
+        """
         return self._prompts.read(prompt, tools=tools, shown=self.examples(blend) if examples else ())
 
     def _piece(self, token: int) -> bytes:

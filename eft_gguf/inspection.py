@@ -108,21 +108,25 @@ def inspect_reply(
     *,
     blend: Blend | None = None,
     sampling: Sampling | None = None,
+    examples: bool = True,
 ) -> Inspection:
     """Inspect a reply to messages, or to a string as plain text: a text, a Completion's tokens, or one made now.
 
-    blend: under which it is inspected, and made.  sampling: how it is made; greedily unless given.
+    blend: under which it is inspected, and made.  sampling: how it is made; greedily unless given.  examples: whether
+    base and untuned are shown the family's.
 
     The reply is read once more by all models, the prompt as far as it is no longer cached. No logits are kept.
     Probabilities are those that a token is drawn from, before sampling options: what no reply may hold, such as
     <|im_start|>, has none. Raises as `EFT.complete`, and OptionError for an empty reply.
     """
-    blend = blend or Blend()
+    blend = blend or eft.family.blend
     if reply is None:
-        reply = eft.complete(prompt, blend=blend, sampling=sampling or Sampling(temperature=0)).tokens
-    weights = {trait.name: trait.weight for trait in eft.family.tuned} | dict(blend.traits)
+        sampling = sampling or Sampling(temperature=0)
+        reply = eft.complete(prompt, blend=blend, sampling=sampling, examples=examples).tokens
+    weights = eft.family.weights | dict(blend.traits)
     voices = ("base", *(name for name in eft.trait_names if weights[name] != 0))
-    seen = [_inspect(eft, token, logits, voices) for token, logits in eft.replay(prompt, reply, blend=blend)]
+    replayed = eft.replay(prompt, reply, blend=blend, examples=examples)
+    seen = [_inspect(eft, token, logits, voices) for token, logits in replayed]
     texts = _texts([eft.bytes_of(token.token) for token in seen])
     return Inspection(tuple(replace(token, text=text) for token, text in zip(seen, texts, strict=True)), voices)
 

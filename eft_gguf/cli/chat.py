@@ -38,7 +38,7 @@ def chat(continued: bool, system: str | None, stats: bool, dials: Given, samplin
 
     What is said is kept on disk as it is said. Where standard input is no terminal, each line is a message.
     """
-    from eft_gguf import Blend, Sampling
+    from eft_gguf import Blend, Filter, Sampling
 
     asked, options = Blend(**dials), Sampling(**sampling)  # refused here, before anything is loaded
     session = Session.last() if continued else Session.new()
@@ -48,8 +48,8 @@ def chat(continued: bool, system: str | None, stats: bool, dials: Given, samplin
         before = fitting(kept.dials, eft)
         traits = {**before.traits, **asked.traits}
         talk = Talk(eft, session, before, options)
-        filter = replace(before.filter, **filter_in_use(asked))
-        talk.begin(replace(before, **{**dials, "traits": traits, "filter": filter}), system)
+        filter = replace(before.filter, **filter_in_use(asked)) if asked.filter != Filter() else dials.get("filter")
+        talk.begin(replace(before, **{**dials, "traits": traits, "filter": filter or before.filter}), system)
         if interactive := sys.stdin.isatty():
             display.note(welcome(talk) + "\n")
         converse(talk, messages(COMMANDS), patient=interactive, figures=stats or sys.stderr.isatty())

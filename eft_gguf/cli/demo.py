@@ -65,10 +65,10 @@ def demo(question: str, as_json: bool, svg: Path | None, dials: Given, sampling:
     """
     from eft_gguf import Blend, Sampling
 
-    blend = Blend(**dials)
+    Blend(**dials)  # what is out of range is refused before anything is loaded
     options = Sampling(**{"temperature": 0.0, "max_tokens": 80, **sampling})
     with open_models(models) as eft:
-        answers = {}
+        blend, answers = eft.family.blended(dials), {}
         for corner in CORNERS:
             answers[corner.name] = ask(eft, question, setting(corner, blend), options)
             if answers[corner.name].finish_reason == "interrupted":

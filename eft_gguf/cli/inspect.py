@@ -61,7 +61,7 @@ def inspect(
         raise click.UsageError(f"--text and {_flag(sampling)} exclude each other: a text that is given is not sampled")
     if text is not None and not text.strip():
         raise OptionError("the reply is empty", hint="give --text a text, or leave it out")
-    blend = Blend(**dials)
+    Blend(**dials)  # what is out of range is refused before anything is loaded
     options = Sampling(**{"temperature": 0.0, "max_tokens": 200, **sampling})
     prompt = read_prompt() if prompt == "-" else checked(prompt)
     text = text and checked(text)
@@ -69,6 +69,7 @@ def inspect(
     messages.append({"role": "user", "content": prompt})
 
     with open_models(models) as eft:
+        blend = eft.family.blended(dials)
         reply: Any = text
         finish_reason, seed = None, None
         if reply is None:

@@ -104,6 +104,12 @@ MODELS: dict[str, Decorator] = {
     "speculate": click.option(
         "--speculate", metavar="auto|off|N", help="Tokens drafted ahead: as many as pay, none, or N.  [default: auto]"
     ),
+    "examples": click.option(
+        "--examples",
+        metavar="N|FILE|off",
+        help="Show base and untuned N replies of the tuned side before each chat, or those of a JSONL file.  "
+        "[default: the family's]",
+    ),
     "force": click.option(
         "--force", is_flag=True, default=None, help="Load the models even where memory has no room for them."
     ),
@@ -120,6 +126,10 @@ MODELS: dict[str, Decorator] = {
         help="Keep weights in an order that suits the processor, or as they are in the file.  [default: repack]",
     ),
 }
+
+PAPER = click.option(
+    "--paper", is_flag=True, help="The paper's blend: both dials 1, no filter, no examples, whatever the family says."
+)
 
 DIALS: dict[str, Decorator] = {
     "knowledge": click.option(
@@ -225,14 +235,18 @@ def _blend_options(options: dict[str, Decorator]) -> Decorator:
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
-        def gather(dials: Given, filter: Given, **arguments: Any) -> Any:
-            if filter:
-                from eft_gguf import Filter
+        def gather(dials: Given, filter: Given, paper: bool, **arguments: Any) -> Any:
+            from eft_gguf import Filter
 
+            if filter:
                 dials["filter"] = Filter(**filter)
+            if paper:
+                dials = {"knowledge": 1.0, "behaviour": 1.0, "filter": Filter(), **dials}
+                if "examples" in arguments:
+                    arguments["examples"] = arguments["examples"] or "off"
             return command(dials=dials, **arguments)
 
-        return _group("dials", options)(_group("filter", FILTER)(gather))
+        return _group("dials", options)(_group("filter", FILTER)(PAPER(gather)))
 
     return decorate
 
@@ -265,7 +279,7 @@ def check_models(models: Given) -> None:
 
 def dials_in_use(eft: EFT, blend: Blend) -> Given:
     """Both dials, the weight of every trait and what is set of the filter, as a reply is blended with them."""
-    traits = {trait.name: trait.weight for trait in eft.family.tuned} | dict(blend.traits)
+    traits = eft.family.weights | dict(blend.traits)
     dials = {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits}
     return {**dials, "filter": filter_in_use(blend)}
 
@@ -278,11 +292,12 @@ def filter_in_use(blend: Blend) -> dict[str, float]:
 
 def fitting(dials: Given, eft: EFT) -> Blend:
     """Dials kept from another time, without traits that these models and filters that this version does not have."""
-    from eft_gguf import Blend, Filter
+    from eft_gguf import Filter
 
-    traits = {name: weight for name, weight in dials.get("traits", {}).items() if name in eft.trait_names}
-    kept = {name: value for name, value in dials.get("filter", {}).items() if name in FILTER}
-    return Blend(**{**dials, "traits": traits, "filter": Filter(**kept)})
+    fit = {**dials, "traits": {n: weight for n, weight in dials.get("traits", {}).items() if n in eft.trait_names}}
+    if "filter" in dials:
+        fit["filter"] = Filter(**{name: value for name, value in dials["filter"].items() if name in FILTER})
+    return eft.family.blended(fit)
 
 
 def reopening(eft: EFT) -> Given:
@@ -290,12 +305,13 @@ def reopening(eft: EFT) -> Given:
     from eft_gguf.models.family import BUNDLED
 
     family = eft.family
+    examples = {} if isinstance(family.examples, tuple) else {"examples": str(family.examples)}
     if family.path:
-        return {"family": "bundled" if family.path == BUNDLED else str(family.path.resolve())}
+        return {"family": "bundled" if family.path == BUNDLED else str(family.path.resolve()), **examples}
 
     def absolute(reference: Reference) -> str:
         scale = f"@{reference.scale!r}" if reference.scale != 1 else ""
         return ("lora:" if reference.adapter else "") + str(reference.path.resolve()) + scale
 
     tuned = [f"{trait.name}={absolute(trait.model)}:{trait.weight!r}" for trait in family.tuned]
-    return {"base": absolute(family.base), "untuned": absolute(family.untuned), "tuned": tuned}
+    return {"base": absolute(family.base), "untuned": absolute(family.untuned), "tuned": tuned, **examples}

@@ -63,7 +63,8 @@ def run(
         raise click.UsageError("--raw and --system exclude each other: a system message needs the chat template")
     if logprobs is not None and not as_json:
         raise click.UsageError("--logprobs needs --json: an answer printed as text has no place for them")
-    blend, options = Blend(**dials), Sampling(**sampling, logprobs=logprobs)
+    Blend(**dials)  # what is out of range is refused before anything is loaded
+    options = Sampling(**sampling, logprobs=logprobs)
     prompt = read_prompt() if prompt == "-" else checked(prompt)
 
     messages = [{"role": "system", "content": checked(system)}] if system else []
@@ -73,7 +74,9 @@ def run(
         models = {**models, "sequences": min(n, SIDE_BY_SIDE, models.get("batch", n))}
 
     with open_models(models) as eft:
-        about = {"dials": dials_in_use(eft, blend), "members": list(eft.members)}
+        blend = eft.family.blended(dials)
+        shown = [] if raw else list(eft.examples(blend))
+        about = {"dials": dials_in_use(eft, blend), "examples": shown, "members": list(eft.members)}
         if n is not None:
             chunks = eft.streams(prompt if raw else messages, n, blend=blend, sampling=options)
 

@@ -105,6 +105,19 @@ def _filter_line(talk: Talk) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in filter_in_use(talk.blend).items())
 
 
+def _examples(talk: Talk, argument: str) -> str:
+    if argument not in ("", "on", "off"):
+        raise OptionError(
+            f"/examples takes on or off, not {argument!r}", hint="eft-gguf chat --examples N shows others"
+        )
+    talk.examples = argument == "on" if argument else talk.examples
+    shown = talk.eft.examples(talk.blend) if talk.examples else ()
+    if not shown:
+        return "examples: off" if talk.eft.examples_tokens else "examples: none; eft-gguf chat --examples 2 shows two"
+    lines = [f"examples, {talk.eft.examples_tokens} tokens in base and untuned:"]
+    return "\n".join([*lines, *(f"  {message['role']}: {message['content']}" for message in shown)])
+
+
 def _why(talk: Talk, argument: str) -> str:
     from eft_gguf.cli.inspect_view import show
     from eft_gguf.inspection import inspect_reply
@@ -115,7 +128,8 @@ def _why(talk: Talk, argument: str) -> str:
     text = prompt.pop()["content"]
     # The very tokens where they are known, the one that ended the reply among them; after /load there is only text.
     late = talk.last is not None and talk.last.text == text
-    return show(inspect_reply(talk.eft, prompt, talk.last.tokens if talk.last and late else text, blend=talk.blend))
+    reply = talk.last.tokens if talk.last and late else text
+    return show(inspect_reply(talk.eft, prompt, reply, blend=talk.blend, examples=talk.examples))
 
 
 def _stats(talk: Talk, argument: str) -> str:
@@ -175,6 +189,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Talk, str], str | None]]] = {
         ("/behaviour [X]", "show or set how much of the fine-tuning is in", _behaviour),
         ("/trait [NAME WEIGHT]", "show the traits, or set the weight of one", _trait),
         ("/filter [NAME X|off]", "show, set or switch off what holds noise down", _filter),
+        ("/examples [on|off]", "show, use or leave out what base and untuned are shown", _examples),
         ("/why", "which model decided which token of the last reply", _why),
         ("/stats", "dials, context, and the figures of the last reply", _stats),
         ("/save FILE", "write the conversation to a file", _save),

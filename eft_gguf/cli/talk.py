@@ -17,12 +17,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class Talk:
-    """The models, the session on disk, and how the next reply is to be made."""
+    """The models, the session on disk, and how the next reply is to be made.
+
+    examples: whether base and untuned are shown the family's.
+    """
 
     eft: EFT
     session: Session
     blend: Blend
     sampling: Sampling
+    examples: bool = True
     last: Reply | None = None
     attempt: int = 0
 
@@ -41,7 +45,7 @@ class Talk:
 
     def set_blend(self, blend: Blend) -> None:
         """Use these dials from now on. Raises OptionError for a trait that the family does not have."""
-        blend.weights({trait.name: trait.weight for trait in self.eft.family.tuned})
+        blend.weights(self.eft.family.weights)
         self.blend = blend
         dials = {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": dict(blend.traits)}
         self.session.record("dials", dials={**dials, "filter": filter_in_use(blend)})
@@ -58,7 +62,10 @@ class Talk:
             display.write(text)
 
         try:
-            reply = follow(self.eft.chat(self.conversation.prompt(), blend=self.blend, sampling=sampling), show)
+            chunks = self.eft.chat(
+                self.conversation.prompt(), blend=self.blend, sampling=sampling, examples=self.examples
+            )
+            reply = follow(chunks, show)
         except EFTError:
             self.give_up()
             raise

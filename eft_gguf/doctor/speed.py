@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eft_gguf.blend.equation import Blend, Filter, members_needed
+from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.doctor.report import Check
 from eft_gguf.eft import EFT
 from eft_gguf.engine.draft_length import LIMIT, Acceptance, Costs, Prospect, best_length, round_seconds
@@ -68,7 +68,7 @@ def measure(eft: EFT, tick: Tick) -> Measured:
         tick("what each model says to it")
         blended, tuned = probabilities(rows["blend"]), probabilities(rows[eft.members[drafter]])
         overlaps.append(float(np.minimum(blended, tuned).sum()))
-    needed = tuple(members_needed(eft.family.factors(Blend()), Filter()))
+    needed = tuple(members_needed(eft.family.factors(eft.family.blend), Filter()))
     # Models that cannot be taken back are not calibrated; no drafts are made with them, so a reply shows their costs.
     steps = max(1, len(reply.tokens) - 1)
     seconds = {

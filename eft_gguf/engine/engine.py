@@ -161,15 +161,14 @@ class Engine:
         return by_member, blended
 
     def likelihoods(
-        self, texts: Seq[tuple[Seq[int], Seq[int]]], factors: Seq[float], filter: Filter
+        self, texts: Seq[tuple[Seq[Seq[int]], Seq[int]]], factors: Seq[float], filter: Filter
     ) -> list[tuple[NDArray[np.float64], bool]]:
-        """Of each (context, continuation): natural log-probabilities of the continuation's tokens under the blend, and
-        whether each of them is the likeliest there. Raises as `replays` does.
+        """Of each (context by member, continuation): natural log-probabilities of the continuation's tokens under the
+        blend, and whether each of them is the likeliest there. Raises as `replays` does.
         """
         members = members_needed(factors, filter)
         found: list[tuple[list[float], list[bool]]] = [([], []) for _ in texts]
-        asked = [([context] * len(self.ensemble.names), tokens) for context, tokens in texts]
-        for number, rows in self.replays(asked):
+        for number, rows in self.replays(texts):
             values, likeliest = found[number]
             token, n_vocab = texts[number][1][len(values)], self.ensemble.n_vocab
             used = self._filtered([rows[member] for member in members], members, factors, filter)

@@ -16,6 +16,7 @@ from eft_gguf.completion import Chunk
 from eft_gguf.eft import EFT
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import EFTError, OptionError
+from eft_gguf.prompts import Prompt
 
 try:
     from lm_eval.api.model import TemplateLM
@@ -30,7 +31,7 @@ except ImportError:
     raise missing from None
 
 NAME = "eft-gguf"
-OPTIONS = ("ctx", "batch", "threads", "gpu_layers", "device", "flash_attn", "kv_type", "repack")
+OPTIONS = ("examples", "ctx", "batch", "threads", "gpu_layers", "device", "flash_attn", "kv_type", "repack")
 SAMPLING = {"temperature": "temperature", "top_p": "top_p", "top_k": "top_k", "min_p": "min_p", "seed": "seed"}
 Tokens = list[int]
 
@@ -40,8 +41,8 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
     """A family under one blend, as the harness asks models.
 
     The arguments are those of `--model_args`: family, or base, untuned and tuned; knowledge and behaviour; traits, as
-    `helpful:0.7;cautious:0.3`; the names of the filter; the options of the machine as on the command line. batch_size
-    is how many sequences run side by side. Raises OptionError for others, and what `EFT.open` raises.
+    `helpful:0.7;cautious:0.3`; the names of the filter; examples; the options of the machine as on the command line.
+    batch_size is how many sequences run side by side. Raises OptionError for others, and what `EFT.open` raises.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
             batch_size = 4
         if not str(batch_size).isdecimal() or int(batch_size) < 1:
             raise OptionError(f"batch_size is {batch_size!r}", hint="give a whole number, 1 or more")
-        self.blend = _blend(arguments)
+        dials = _dials(arguments)
         references = {name: arguments.pop(name) for name in ("base", "untuned", "tuned") if name in arguments}
         options = {name: arguments.pop(name) for name in OPTIONS if name in arguments}
         if arguments:
@@ -69,6 +70,8 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
         self.sequences = int(batch_size)
         progress = lambda line: print(line, file=sys.stderr)  # noqa: E731
         self.eft = EFT.open(family, **references, **options, sequences=self.sequences, progress=progress)
+        self.blend = self.eft.family.blended(dials)
+        self._chats: dict[str, Prompt] = {}
         # A trait or weight that is wrong is told now.
         self.eft.family.factors(self.blend)
         self._told_cut = False
@@ -99,7 +102,11 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
                 "this task begins the assistant's message itself (gen_prefix), which a chat template cannot go on from",
                 hint="run it without --apply_chat_template",
             )
-        return self.eft.chat_text(chat_history)
+        text = self.eft.chat_text(chat_history)
+        # The harness hands texts on. Base and untuned read this one after the examples.
+        if self.eft.examples_tokens:
+            self._chats[text] = self.eft.read(chat_history, self.blend)
+        return text
 
     def _loglikelihood_tokens(
         self,
@@ -112,7 +119,7 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
         order = sorted((at for at, request in enumerate(requests) if request[2]), key=lambda at: requests[at][1])
         found: list[tuple[float, bool]] = [(0.0, True)] * len(requests)
         for chunk in _chunks(tqdm(order, desc="Likelihoods", disable=disable_tqdm), 4 * self.sequences):
-            texts = [self._fitting(*requests[at][1:]) for at in chunk]
+            texts = [self._fitting(*requests[at]) for at in chunk]
             for at, (values, greedy) in zip(chunk, self.eft.likelihoods(texts, blend=self.blend), strict=True):
                 found[at] = (float(values.sum()), greedy)
                 self.cache_hook.add_partial("loglikelihood", requests[at][0], found[at])
@@ -167,10 +174,17 @@ class BlendLM(TemplateLM):  # type: ignore[misc]
         )
         if not given["do_sample"]:
             sampling = Sampling(temperature=0.0, max_tokens=sampling.max_tokens, stop=sampling.stop)
+        chunks = self._chats.get(text)
+        if chunks is not None:
+            return self.eft.stream(chunks, blend=self.blend, sampling=sampling)
         return self.eft.stream(text, blend=self.blend, sampling=sampling)
 
-    def _fitting(self, context: Tokens, continuation: Tokens) -> tuple[Tokens, Tokens]:
-        """Without the beginning of the context, as far as both do not fit."""
+    def _fitting(self, texts: tuple[str, str], context: Tokens, continuation: Tokens) -> tuple[Tokens | Prompt, Tokens]:
+        """Without the beginning of the context, as far as both do not fit; of a chat, as each model reads it."""
+        if chat := self._chats.get(texts[0]):
+            # The harness counts space at the end of a context to the continuation.
+            missing = min(map(len, chat.ids)) - len(context)
+            return Prompt(chat.texts, [ids[: len(ids) - missing] for ids in chat.ids]), continuation
         beyond = len(context) + len(continuation) - self.max_length
         if beyond <= 0:
             return context, continuation
@@ -200,13 +214,18 @@ def main(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _blend(arguments: dict[str, Any]) -> Blend:
+def _dials(arguments: dict[str, Any]) -> dict[str, Any]:
     """Takes the dials out of the model's arguments."""
-    dials = {name: arguments.pop(name) for name in ("knowledge", "behaviour") if name in arguments}
+    dials: dict[str, Any] = {name: arguments.pop(name) for name in ("knowledge", "behaviour") if name in arguments}
     names = ("tuned_top_p", "base_top_p", "base_min_p", "untuned_floor")
-    filter = Filter(**{name: arguments.pop(name) for name in names if name in arguments})
-    traits = arguments.pop("traits", {})
-    return Blend(**dials, traits=traits if isinstance(traits, Mapping) else _weights(str(traits)), filter=filter)
+    filter = {name: arguments.pop(name) for name in names if name in arguments}
+    if filter:
+        dials["filter"] = Filter(**filter)
+    if "traits" in arguments:
+        traits = arguments.pop("traits")
+        dials["traits"] = traits if isinstance(traits, Mapping) else _weights(str(traits))
+    Blend(**dials)  # a wrong value is told before the models are loaded
+    return dials
 
 
 def _weights(text: str) -> dict[str, float]:

@@ -24,14 +24,22 @@ def family_record(family: Family) -> dict[str, Any]:
             name: {**file_record(reference.path), "adapter": reference.adapter}
             for name, reference in family.members.items()
         },
-        "weights": {trait.name: trait.weight for trait in family.tuned},
+        "weights": family.weights,
+        "examples": examples_record(family),
     }
+
+
+def examples_record(family: Family) -> Any:
+    """What base and untuned are shown: a number of questions, a file with its hash, or the examples themselves."""
+    if isinstance(family.examples, Path):
+        return file_record(family.examples)
+    return family.examples if isinstance(family.examples, int) else [asdict(example) for example in family.examples]
 
 
 def dials_record(blend: Blend, family: Family) -> dict[str, Any]:
     """Both dials, the weight of every trait, and what is set of the filter."""
     filter = {name: value for name, value in asdict(blend.filter).items() if value is not None}
-    traits = {trait.name: trait.weight for trait in family.tuned} | dict(blend.traits)
+    traits = family.weights | dict(blend.traits)
     return {"knowledge": blend.knowledge, "behaviour": blend.behaviour, "traits": traits, "filter": filter}
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from eft_gguf.blend.equation import Blend, Filter, members_needed
+from eft_gguf.blend.equation import Filter, members_needed
 from eft_gguf.completion import Chunk
 from eft_gguf.eft import EFT
 from eft_gguf.engine.ensemble import Ensemble, Part
@@ -237,7 +237,7 @@ def _aggregate(eft: EFT, counts: list[int], speed: Speed, clock: _Clock) -> None
             clock.tick(f"{count} replies at once")
             if rate := _together(eft, count, seed=100 * number, seconds=clock.seconds / len(counts)):
                 rates[count].append(rate)
-    used = members_needed(eft.family.factors(Blend()), Filter())
+    used = members_needed(eft.family.factors(eft.family.blend), Filter())
     by_member = [speed.batch_cost[eft.members[member]] for member in used]
     for count in counts:
         costs = [by_size[count].median for by_size in by_member if count in by_size]

@@ -91,7 +91,12 @@ class FakeEFT:
     def stream(self, prompt: str, *, blend: Blend, sampling: Sampling) -> Iterator[Chunk]:
         return self._answer(prompt, [prompt], blend, sampling)
 
-    def chat(self, messages: Sequence[Mapping[str, str]], *, blend: Blend, sampling: Sampling) -> Iterator[Chunk]:
+    def examples(self, blend: Blend) -> tuple[Mapping[str, str], ...]:
+        return ()
+
+    def chat(
+        self, messages: Sequence[Mapping[str, str]], *, blend: Blend, sampling: Sampling, examples: bool = True
+    ) -> Iterator[Chunk]:
         return self._answer(messages[-1]["content"], [dict(message) for message in messages], blend, sampling)
 
     def _answer(self, question: str, request: list[Any], blend: Blend, sampling: Sampling) -> Iterator[Chunk]:

@@ -77,7 +77,7 @@ def test_all_options_arrive(command: Callable, fake) -> None:
 def test_json(command: Callable, fake) -> None:
     outcome = command("run", "Hello", "--json", "--trait", "cautious=0.5", "--untuned-floor", "-7", "--seed", "3")
     result = json.loads(outcome.out)
-    assert list(result) == ["text", "finish_reason", "seed", "timings", "dials", "members"]
+    assert list(result) == ["text", "finish_reason", "seed", "timings", "dials", "examples", "members"]
     assert result["text"] == "reply 1 to: Hello"
     assert result["finish_reason"] == "stop"
     assert result["dials"] == {
@@ -224,7 +224,7 @@ def test_several_answers_have_seeds_in_a_row(command: Callable) -> None:
     labels = [f"[{number} of 3, seed {4 + number}]" for number in (1, 2, 3)]
     assert outcome.out == "\n".join(f"{label}\n{text}" for label, text in zip(labels, alone, strict=True))
     result = json.loads(command("run", QUESTION, "--seed", "5", "--temperature", "1", "-n", "3", "--json").out)
-    assert list(result) == ["completions", "dials", "members"]
+    assert list(result) == ["completions", "dials", "examples", "members"]
     assert [answer["text"] + "\n" for answer in result["completions"]] == alone
     assert [answer["seed"] for answer in result["completions"]] == [5, 6, 7]
     # A program that asks for one this way gets a list of one.

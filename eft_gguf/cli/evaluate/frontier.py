@@ -70,9 +70,10 @@ def frontier(
     from eft_gguf.evaluation.record import run_record
 
     check_outputs("frontier", plot, page)
-    blend = Blend(**dials)
+    Blend(**dials)  # what is out of range is refused before anything is loaded
     items, source = chosen_questions(questions, seed)
     with open_models(models) as eft:
+        blend = eft.family.blended(dials)
         start, end = sweeps.ends(eft.family, start, end)
         values = sweeps.BEHAVIOURS if behaviour is None else behaviour
         points = sweeps.trait_sweep(eft.family, start, end, steps, blend) + sweeps.behaviour_sweep(values, blend)

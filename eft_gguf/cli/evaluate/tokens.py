@@ -69,7 +69,7 @@ def tokens(
     if max_tokens < 1:
         raise OptionError(f"max_tokens must be 1 or more, not {max_tokens}", hint="leave it out for 80")
     check_outputs("tokens", plot, page)
-    blend = Blend(**dials)
+    Blend(**dials)  # what is out of range is refused before anything is loaded
     sampling = Sampling(temperature=temperature, max_tokens=max_tokens, seed=seed % 2**32)
     if prompts:
         cases = read_cases(prompts)
@@ -80,6 +80,7 @@ def tokens(
         asked = {item["id"]: item["messages"] for item in items}
     started = time.time()
     with open_models(models) as eft:
+        blend = eft.family.blended(dials)
         inputs = {
             "family": family_record(eft.family),
             "dials": dials_record(blend, eft.family),
