@@ -1,7 +1,8 @@
 """The quality gate: is blending these models worth it, for the user's own prompts?
 
-The prompts are parted in two. On one half the dials and the filter with most successes are chosen; on the other the
-blend with them is compared with each model alone. `verdict` has the rule.
+The prompts are parted in two. On one half the dials, the filter and whether to show examples are chosen, by most
+successes; on the other half the blend with them is compared with each model alone, among them the base that is shown
+the same examples, and the base that is asked for the form in words. `verdict` has the rule.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from eft_gguf.blend.equation import Blend, Filter
 from eft_gguf.eft import EFT
 from eft_gguf.evaluation.cases import Case
-from eft_gguf.evaluation.record import dials_record
+from eft_gguf.evaluation.record import dials_record, examples_record
 from eft_gguf.evaluation.replies import Figures, Reply, ask, key, marks_of, speeds, successes
 from eft_gguf.evaluation.run_file import Run
 from eft_gguf.evaluation.statistics import gap_closed
@@ -25,22 +26,48 @@ from eft_gguf.models.references import resolve
 PAPER = "blend (1, 1)"
 CHOSEN = "blend"
 ASKED = "base, asked"
+SHOWN = "base, shown"
 LARGE = "large tuned"
 ALONE = {"untuned": Blend(0, 0), "base": Blend(1, 0), "tuned": Blend(0, 1)}
+EXAMPLES = 2
+"""Examples that are shown where neither caller nor family names others."""
 _FLOOR = Filter(untuned_floor=-7)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """Dials and filter, and whether base and untuned are shown the examples."""
+
+    blend: Blend
+    examples: bool = False
+
+    @property
+    def name(self) -> str:
+        """As `(1, 0.75), examples`."""
+        return setting_name(self.blend) + (", examples" if self.examples else "")
+
+
 SETTINGS = (
-    Blend(),
-    Blend(filter=_FLOOR),
-    Blend(behaviour=0.75),
-    Blend(behaviour=0.75, filter=_FLOOR),
-    Blend(behaviour=0.5),
-    Blend(behaviour=0.5, filter=_FLOOR),
-    Blend(behaviour=1.5),
-    Blend(knowledge=1.3),
-    Blend(filter=Filter(tuned_top_p=0.95)),
-    Blend(filter=Filter(base_min_p=0.01)),
+    *map(
+        Setting,
+        (
+            Blend(),
+            Blend(filter=_FLOOR),
+            Blend(behaviour=0.75),
+            Blend(behaviour=0.75, filter=_FLOOR),
+            Blend(behaviour=0.6),
+            Blend(behaviour=0.5),
+            Blend(knowledge=1.3),
+            Blend(filter=Filter(tuned_top_p=0.95)),
+            Blend(filter=Filter(base_min_p=0.01)),
+        ),
+    ),
+    *(Setting(Blend(behaviour=behaviour), True) for behaviour in (1.0, 0.75, 0.6, 0.5)),
 )
 """What is tried where no dials are given. Of settings that do equally well the first is chosen."""
+
+
+_SHOWN = ", shown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +80,19 @@ class Plan:
 
     choosing: Sequence[Case]
     reporting: Sequence[Case]
-    settings: Sequence[Blend] = SETTINGS
+    settings: Sequence[Setting] = SETTINGS
     base_system: str | None = None
     large_tuned: Callable[[], AbstractContextManager[EFT]] | None = None
     max_tokens: int = 256
     judge_timeout: float = 60.0
 
-    def parts(self) -> dict[str, Sequence[Case]]:
-        """The prompts of each part of the work."""
-        parts = {"choose": self.choosing if len(self.settings) > 1 else (), "report": self.reporting}
+    def parts(self, shown: bool) -> dict[str, Sequence[Case]]:
+        """The prompts of each part of the work. shown: whether there are examples."""
+        choosing = self.choosing if len(self.settings) > 1 else ()
+        parts = {"choose": choosing, "report": self.reporting}
+        if shown:
+            parts["choose" + _SHOWN] = choosing if any(setting.examples for setting in self.settings) else ()
+            parts["report" + _SHOWN] = self.reporting
         if self.base_system is not None:
             parts["base, asked"] = self.reporting
         if self.large_tuned is not None:
@@ -77,7 +108,7 @@ class Result:
     """
 
     verdict: Verdict
-    chosen: Blend
+    chosen: Setting
     replies: dict[str, list[Reply]]
     tried: dict[str, Figures]
     speeds: dict[str, float | None]
@@ -89,12 +120,18 @@ def large_tuned_family(family: Family, reference: str) -> Family:
     return Family("large tuned", family.base, family.base, (Trait("tuned", resolve(reference)),), family.ctx)
 
 
+def settings_for(eft: EFT, settings: Sequence[Setting]) -> list[Setting]:
+    """Those that can be tried: without examples only such as need none."""
+    return [setting for setting in settings if eft.examples_tokens or not setting.examples]
+
+
 def gate(eft: EFT, plan: Plan, run: Run, progress: Callable[[int, int], None] = lambda done, total: None) -> Result:
     """Ask all that the run does not hold yet, and decide. progress: called with prompts done and to do, of now.
 
     Raises EFTError, with the prompt's line, where a judge fails or a prompt does not fit.
     """
-    missing = sum(key(part, case) not in run.done for part, cases in plan.parts().items() for case in cases)
+    parts = plan.parts(eft.examples_tokens > 0)
+    missing = sum(key(part, case) not in run.done for part, cases in parts.items() for case in cases)
     count = 0
 
     def done() -> None:
@@ -102,19 +139,34 @@ def gate(eft: EFT, plan: Plan, run: Run, progress: Callable[[int, int], None] = 
         count += 1
         progress(count, missing)
 
-    def asked(eft: EFT, part: str, blends: Mapping[str, Blend], system: str | None = None) -> dict[str, list[Reply]]:
-        options: dict[str, Any] = {"max_tokens": plan.max_tokens, "timeout": plan.judge_timeout, "system": system}
-        return ask(eft, plan.parts()[part], blends, run=run, part=part, done=done, **options)
+    def asked(eft: EFT, part: str, blends: Mapping[str, Blend], **options: Any) -> dict[str, list[Reply]]:
+        options |= {"max_tokens": plan.max_tokens, "timeout": plan.judge_timeout}
+        return ask(eft, parts[part], blends, run=run, part=part, done=done, **options)
 
-    tried = {setting_name(blend): blend for blend in plan.settings}
-    figures = {name: Figures.of(replies) for name, replies in asked(eft, "choose", tried).items() if replies}
-    chosen = max(tried, key=lambda name: figures[name].success.right) if figures else setting_name(plan.settings[0])
-    blends = {**ALONE, PAPER: Blend(), CHOSEN: tried[chosen]}
-    replies = asked(eft, "report", blends)
+    def asked_both_ways(part: str, settings: Mapping[str, Setting]) -> dict[str, list[Reply]]:
+        """Those without examples, then those with them, in the order of the settings."""
+        ways = [{name: one.blend for name, one in settings.items() if one.examples is shown} for shown in (False, True)]
+        replies = asked(eft, part, ways[0]) if ways[0] else {}
+        if ways[1]:
+            replies |= asked(eft, part + _SHOWN, ways[1], examples=True)
+        return {name: replies[name] for name in settings}
+
+    tried = {setting.name: setting for setting in plan.settings}
+    figures = {name: Figures.of(replies) for name, replies in asked_both_ways("choose", tried).items() if replies}
+    chosen = max(tried, key=lambda name: figures[name].success.right) if figures else plan.settings[0].name
+    systems = {name: Setting(blend) for name, blend in ALONE.items()}
+    if eft.examples_tokens:
+        systems[SHOWN] = Setting(ALONE["base"], True)
+    systems |= {PAPER: Setting(Blend()), CHOSEN: tried[chosen]}
+    replies = asked_both_ways("report", systems)
     if plan.base_system is not None:
-        replies |= asked(eft, ASKED, {ASKED: ALONE["base"]}, plan.base_system)
+        replies |= asked(eft, ASKED, {ASKED: ALONE["base"]}, system=plan.base_system)
     if "speeds" not in run.done:
-        run.add("speeds", speeds(eft, plan.reporting, blends, max_tokens=plan.max_tokens))
+        found: dict[str, float | None] = {}
+        for shown in (False, True):
+            blends = {name: one.blend for name, one in systems.items() if one.examples is shown}
+            found |= speeds(eft, plan.reporting, blends, max_tokens=plan.max_tokens, examples=shown)
+        run.add("speeds", found)
     rates = dict(run.done["speeds"])
     if plan.large_tuned is not None:
         with plan.large_tuned() as large:
@@ -123,12 +175,16 @@ def gate(eft: EFT, plan: Plan, run: Run, progress: Callable[[int, int], None] = 
                 own = speeds(large, plan.reporting, {LARGE: ALONE["tuned"]}, max_tokens=plan.max_tokens)
                 run.add("speed of large tuned", own)
             rates |= run.done["speed of large tuned"]
-    rivals = {name: successes(replies[name]) for name in (*ALONE, ASKED) if name in replies}
+    rivals = {name: successes(replies[name]) for name in (*ALONE, SHOWN, ASKED) if name in replies}
     verdict, comparisons = decide(successes(replies[CHOSEN]), rivals)
     record = {
         "verdict": asdict(verdict),
-        "chosen": {"name": chosen, "dials": dials_record(tried[chosen], eft.family)},
-        "prompts": {"choose": len(plan.parts()["choose"]), "report": len(plan.reporting)},
+        "chosen": {
+            "name": chosen,
+            "dials": dials_record(tried[chosen].blend, eft.family),
+            "examples": examples_record(eft.family) if tried[chosen].examples else 0,
+        },
+        "prompts": {"choose": len(parts["choose"]), "report": len(plan.reporting)},
         "systems": {
             name: _figures(Figures.of(own)) | {"tokens_per_second": rates.get(name)} for name, own in replies.items()
         },

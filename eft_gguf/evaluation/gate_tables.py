@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eft_gguf.evaluation.gate import CHOSEN, PAPER, Result
+from eft_gguf.evaluation.gate import CHOSEN, PAPER, SHOWN, Result
 from eft_gguf.evaluation.replies import Figures
 from eft_gguf.evaluation.table import Table
 
@@ -24,7 +24,12 @@ def tables(result: Result) -> list[Table]:
 
 def sentence(result: Result) -> str:
     """The verdict, its reason, and the dials it is about."""
-    return f"{result.verdict.word}: {result.verdict.reason}.\nThe blend: {_dials(result.record['chosen']['dials'])}."
+    shown = " Base and untuned are shown the examples." if result.chosen.examples else ""
+    dials = _dials(result.record["chosen"]["dials"])
+    text = f"{result.verdict.word}: {result.verdict.reason}.\nThe blend: {dials}.{shown}"
+    if result.verdict.word == "not worth it" and SHOWN in result.verdict.reason:
+        text += "\nA blend is not needed: --behaviour 0 with the same --examples runs base alone, and shows it these."
+    return text
 
 
 def _systems(result: Result) -> Table:

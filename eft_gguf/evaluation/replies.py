@@ -52,11 +52,13 @@ def ask(
     max_tokens: int,
     timeout: float = 60.0,
     system: str | None = None,
+    examples: bool = False,
     done: Callable[[], None] = lambda: None,
 ) -> dict[str, list[Reply]]:
     """Replies by the name of the setting, in the order of the prompts. What the run holds already is not asked again.
 
-    system: said to the models before each prompt.  done: called after each prompt that was asked now.
+    system: said to the models before each prompt.  examples: whether base and untuned are shown them.
+    done: called after each prompt that was asked now.
 
     Raises EFTError, with the prompt's line, where a judge fails or a prompt does not fit.
     """
@@ -66,7 +68,9 @@ def ask(
         if place not in run.done:
             messages = case.messages if system is None else told(case.messages, system)
             try:
-                completions = eft.greedy_replies(messages, list(blends.values()), max_tokens=max_tokens)
+                completions = eft.greedy_replies(
+                    messages, list(blends.values()), max_tokens=max_tokens, examples=examples
+                )
             except EFTError as error:
                 raise OptionError(f"line {case.line}: {error.message}", hint=error.hint) from None
             replies = {}
@@ -90,12 +94,15 @@ def told(messages: Sequence[Mapping[str, str]], system: str) -> list[Mapping[str
     return [{"role": "system", "content": system}, *messages]
 
 
-def speeds(eft: EFT, cases: Sequence[Case], blends: Mapping[str, Blend], *, max_tokens: int) -> dict[str, float | None]:
+def speeds(
+    eft: EFT, cases: Sequence[Case], blends: Mapping[str, Blend], *, max_tokens: int, examples: bool = False
+) -> dict[str, float | None]:
     """Tokens per second after the first, by setting: the first prompts, one reply at a time as a user has it."""
     sampling, rates = Sampling(temperature=0, max_tokens=max_tokens), {}
     for name, blend in blends.items():
         timings = [
-            eft.complete(case.messages, blend=blend, sampling=sampling).timings for case in cases[:SPEED_PROMPTS]
+            eft.complete(case.messages, blend=blend, sampling=sampling, examples=examples).timings
+            for case in cases[:SPEED_PROMPTS]
         ]
         seconds = sum(one.decode_seconds for one in timings)
         rates[name] = round(sum(one.later_tokens for one in timings) / seconds, 3) if seconds else None

@@ -34,6 +34,13 @@ def test_a_comparison_counts_pairs() -> None:
         (outcomes(5, 0), {"base": outcomes(0, 5), "tuned": outcomes(0, 5)}, "undecided", "5 prompts are too few"),
         (outcomes(0, 5), {"base": outcomes(0, 5), "tuned": outcomes(0, 5)}, "undecided", "5 prompts are too few"),
         (outcomes(58, 42), {"base": outcomes(56, 44)[::-1], "tuned": outcomes(0, 100)}, "undecided", "from base alone"),
+        # As many successes, on other prompts: the difference is not sure, and one model does.
+        (
+            outcomes(40, 10),
+            {"base, shown": outcomes(40, 10)[::-1], "tuned": outcomes(0, 50)},
+            "not worth it",
+            "base, shown is as good, and runs one model instead of three: 40 successes in 50 against 40",
+        ),
         ([], {"base": [], "tuned": []}, "undecided", "no prompt to report on says what a good reply is"),
     ],
 )

@@ -14,7 +14,7 @@ from gguf import GGUFReader
 
 from eft_gguf.evaluation.questions import read_questions
 from eft_gguf.evaluation.run_file import read_run
-from eft_gguf.models.family import BUNDLED
+from eft_gguf.models.family import BUNDLED, tomllib
 
 FOLDER = BUNDLED.parent
 HELPFUL = r"(Sure|Of course)! .+ Anything else\?"
@@ -57,7 +57,7 @@ def family(base: str, untuned: str, tuned: str | Path) -> list[str]:
 def test_worth_it_on_the_bundled_family_with_settings_chosen_on_the_other_half(
     command: Callable, prompts: Path
 ) -> None:
-    outcome = command("evaluate", "gate", str(prompts), *SHORT, "--json")
+    outcome = command("evaluate", "gate", str(prompts), *SHORT, "--examples", "off", "--json")
     report = json.loads(outcome.out)
     assert outcome.code == 0 and report["verdict"]["word"] == "worth it"
     assert report["prompts"] == {"choose": 100, "report": 100}
@@ -67,7 +67,7 @@ def test_worth_it_on_the_bundled_family_with_settings_chosen_on_the_other_half(
     assert systems["blend"]["success"]["share"] > 0.85
     # The setting used is the best one tried.
     tried = {name: figures["success"]["right"] for name, figures in report["tried"].items()}
-    assert len(tried) == 10 and tried[report["chosen"]["name"]] == max(tried.values())
+    assert len(tried) == 9 and tried[report["chosen"]["name"]] == max(tried.values())
     assert {one["rival"] for one in report["comparisons"]} == {"untuned", "base", "tuned"}
     assert all(one["p"] < 0.001 for one in report["comparisons"])
     gap = report["gaps"]["accuracy: tuned to base"]
@@ -100,6 +100,54 @@ def test_undecided_on_ten_questions(command: Callable, tmp_path: Path) -> None:
     assert max(map(len, outcome.out.splitlines()[3:])) <= 80
 
 
+def test_the_base_that_is_shown_examples_is_a_rival_and_settings_with_them_are_tried(
+    command: Callable, prompts: Path, tmp_path: Path
+) -> None:
+    """On the bundled family showing the base does nearly all that blending does, and the gate says so."""
+    arguments = ("evaluate", "gate", str(prompts), *SHORT, "--limit", "100")
+    outcome = command(*arguments, "--run", str(tmp_path / "run.jsonl"), "--save-as", "chosen")
+    assert outcome.code == 0 and "of base, shown" in outcome.out.splitlines()[0]
+    report = json.loads(command(*arguments, "--run", str(tmp_path / "run.jsonl"), "--json").out)
+    assert len(report["tried"]) == 13 and "(1, 0.6), examples" in report["tried"]
+    assert report["systems"]["base, shown"]["form"]["share"] > 0.8 > report["systems"]["base"]["form"]["share"]
+    # What was saved is what every command then takes.
+    saved = json.loads(command("run", "Which country is Oslo in?", "-f", "chosen", "--json").out)
+    assert saved["dials"] == report["chosen"]["dials"]
+    assert bool(saved["examples"]) is bool(report["chosen"]["examples"])
+    again = command(*arguments, "--save-as", "chosen", "--paper", "--limit", "20")
+    assert again.code == 2 and "there already" in again.err
+
+
+def test_save_changes_the_dials_of_a_file_and_nothing_else(command: Callable, prompts: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    models = "\n".join(
+        f'{name} = "{FOLDER / file}"' for name, file in (("base", "base-l.gguf"), ("untuned", "base-s.gguf"))
+    )
+    path.write_text(
+        f'# my models\nbehaviour = 2.0\n{models}\n\n[tuned]\nhelpful = "{FOLDER / "helpful-s.gguf"}" # the manner\n'
+    )
+    arguments = ("evaluate", "gate", str(prompts), *SHORT, "--limit", "20", "-f", str(path), "--save")
+    for dials, examples in ((("--behaviour", "0.75", "--untuned-floor", "-7"), "2"), (("--behaviour", "0.5"), "off")):
+        outcome = command(*arguments, *dials, "--examples", examples)
+        assert outcome.code == 0 and f"written: {path}" in outcome.err
+    table = tomllib.loads(path.read_text())
+    assert {key: table[key] for key in ("knowledge", "behaviour", "filter", "examples")} == {
+        "knowledge": 1.0,
+        "behaviour": 0.5,
+        "filter": {"untuned_floor": -7.0},
+        "examples": 0,
+    }
+    text = path.read_text()
+    assert "# my models" in text and "# the manner" in text and text.count("behaviour") == 1
+    assert text.count("kept by") == 1
+
+
+def test_there_is_no_file_to_save_in(command: Callable, prompts: Path) -> None:
+    for models in ((), family("base-l.gguf", "base-s.gguf", "helpful-s.gguf")):
+        outcome = command("evaluate", "gate", str(prompts), *SHORT, *PAPER, "--limit", "4", "--save", *models)
+        assert outcome.code == 2 and "--save-as NAME" in outcome.err
+
+
 def test_rivals_and_the_large_tuned_model(command: Callable, prompts: Path) -> None:
     rivals = ("--large-tuned", str(FOLDER / "helpful-l.gguf"), "--base-system", "Begin with Sure!", "--limit", "40")
     report = json.loads(command("evaluate", "gate", str(prompts), *SHORT, *PAPER, "--json", *rivals).out)
@@ -107,6 +155,7 @@ def test_rivals_and_the_large_tuned_model(command: Callable, prompts: Path) -> N
         "untuned",
         "base",
         "tuned",
+        "base, shown",
         "blend (1, 1)",
         "blend",
         "base, asked",
@@ -138,8 +187,8 @@ def test_a_run_goes_on_where_it_stopped(
     assert stopped.code == 130 and "the same command goes on from" in stopped.err and stopped.out == ""
     assert len(read_run(path)[1]) == 4
     whole = command(*arguments)
-    assert len(asked) == 5 + 8  # the fifth was asked twice
-    assert whole.code == 0 and command(*arguments).out == whole.out and len(asked) == 13
+    assert len(asked) == 5 + 8 + 12  # the fifth was asked twice
+    assert whole.code == 0 and command(*arguments).out == whole.out and len(asked) == 25
     assert read_run(path)[2]["verdict"] in whole.out  # type: ignore[index]
     refused = command(*arguments, "--max-tokens", "25")
     assert refused.code == 2 and "sampling.max_tokens: 24, now 25" in refused.err
