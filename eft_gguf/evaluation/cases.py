@@ -92,6 +92,11 @@ def _case(text: str, number: int, default: re.Pattern[str] | None) -> Case:
         entry = json.loads(text)
     except ValueError as error:
         raise OptionError(f"no JSON: {error}") from None
+    return case_of(entry, number, default)
+
+
+def case_of(entry: Any, number: int, default: re.Pattern[str] | None = None) -> Case:
+    """A line's object as a case. default: the form where it names none. Raises OptionError."""
     if not isinstance(entry, dict):
         raise OptionError("not an object")
     unknown = next((key for key in entry if key not in KEYS), None)
