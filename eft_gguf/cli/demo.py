@@ -70,7 +70,7 @@ def demo(question: str, as_json: bool, svg: Path | None, dials: Given, sampling:
     with open_models(models) as eft:
         blend, answers = eft.family.blended(dials), {}
         for corner in CORNERS:
-            answers[corner.name] = ask(eft, question, setting(corner, blend), options)
+            answers[corner.name] = ask(eft, question, setting(corner, blend), options, corner.knowledge is None)
             if answers[corner.name].finish_reason == "interrupted":
                 raise click.exceptions.Exit(130)
         if as_json:
@@ -90,8 +90,9 @@ def setting(corner: Corner, blend: Blend) -> Blend:
     return replace(blend, knowledge=corner.knowledge, behaviour=corner.behaviour, filter=Filter())
 
 
-def ask(eft: EFT, question: str, blend: Blend, sampling: Sampling) -> Reply:
-    return follow(eft.chat([{"role": "user", "content": question}], blend=blend, sampling=sampling), lambda text: None)
+def ask(eft: EFT, question: str, blend: Blend, sampling: Sampling, examples: bool) -> Reply:
+    messages = [{"role": "user", "content": question}]
+    return follow(eft.chat(messages, blend=blend, sampling=sampling, examples=examples), lambda text: None)
 
 
 def report(eft: EFT, question: str, answers: dict[str, Reply], blend: Blend) -> Given:

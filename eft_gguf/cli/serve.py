@@ -62,7 +62,7 @@ def serve(key_file: Path | None, dials: Given, sampling: Given, models: Given, *
             hint="install them: pip install 'eft-gguf[server]'",
         )
     check_models(models)
-    from eft_gguf import Blend, Sampling
+    from eft_gguf import Sampling
     from eft_gguf.server.app import serve as run
     from eft_gguf.server.settings import Settings, read_keys
 
@@ -70,7 +70,7 @@ def serve(key_file: Path | None, dials: Given, sampling: Given, models: Given, *
     if key := os.environ.get("EFT_GGUF_API_KEY"):
         keys = (*keys, key)
     given = {name: value for name, value in options.items() if value not in (None, ())}
-    settings = Settings(models=models, blend=Blend(**dials), sampling=Sampling(**sampling), api_keys=keys, **given)
+    settings = Settings(models=models, dials=dials, sampling=Sampling(**sampling), api_keys=keys, **given)
 
     def started(address: str) -> None:
         display.note(f"eft-gguf serves {address}: the page there, OpenAI's API at {address}/v1. Ctrl-C stops.")

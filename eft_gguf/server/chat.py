@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from eft_gguf.blend.equation import Blend
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.server import tools
-from eft_gguf.server.dials import blend_of, plain_dials, sampling_of, seeds
+from eft_gguf.server.dials import blend_of, plain_dials, sampling_of, seeds, shown
 from eft_gguf.server.errors import ApiError, encode
 from eft_gguf.server.logprobs import chat_logprob
 from eft_gguf.server.protocol import Begin, Done, Piece, Read
@@ -36,7 +36,8 @@ async def chat_completions(body: ChatRequest, request: Request, server: Server) 
     messages = [message.plain() for message in body.messages]
     inspect = body.eft is not None and body.eft.inspect
     whole = not body.stream
-    orders = [Begin(messages, blend, own, inspect, offered, whole) for own in seeds(sampling, body.n or 1)]
+    examples = shown(body.eft, model, server.names)
+    orders = [Begin(messages, blend, own, inspect, offered, whole, examples) for own in seeds(sampling, body.n or 1)]
     ticket, begun = await server.begin(orders)
     answer = Answer(body, model, blend, server, form, seed=begun[0].seed)
     server.steerable[answer.id] = steerable = Steerable(ticket, blend)

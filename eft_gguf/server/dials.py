@@ -10,7 +10,7 @@ from eft_gguf.blend.equation import Blend
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.server.errors import ApiError
 from eft_gguf.server.protocol import About
-from eft_gguf.server.schema import Dials, SamplingFields
+from eft_gguf.server.schema import Dials, RequestDials, SamplingFields
 from eft_gguf.server.settings import Settings
 
 SEEDS = 2**32
@@ -19,7 +19,7 @@ SEEDS = 2**32
 def model_names(settings: Settings, about: About) -> dict[str, Blend]:
     """What clients may ask for by name: the blend, and each model of its corners, as NAME:MODEL."""
     name = settings.name or "".join(c if c.isalnum() or c in "-._" else "-" for c in about.name)
-    names = {name: settings.blend, f"{name}:base": Blend(1, 0), f"{name}:untuned": Blend(0, 0)}
+    names = {name: replace(about.blend, **settings.dials), f"{name}:base": Blend(1, 0), f"{name}:untuned": Blend(0, 0)}
     for trait in about.traits:
         names[f"{name}:{trait}"] = Blend(0, 1, {other: float(other == trait) for other in about.traits})
     return names
@@ -38,6 +38,11 @@ def named(model: str, names: dict[str, Blend]) -> tuple[str, Blend]:
         )
     found = model if model in names else blend
     return found, names[found]
+
+
+def shown(body: RequestDials | None, model: str, names: dict[str, Blend]) -> bool:
+    """Whether a request's base and untuned are shown examples: as it says, else where it asks for the blend."""
+    return model == next(iter(names)) if body is None or body.examples is None else body.examples
 
 
 def blend_of(dials: Dials | None, blend: Blend, about: About) -> Blend:

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from eft_gguf import __version__
 from eft_gguf.server import schema, tools
-from eft_gguf.server.dials import blend_of, sampling_of
+from eft_gguf.server.dials import blend_of, sampling_of, shown
 from eft_gguf.server.errors import ApiError, encode
 from eft_gguf.server.protocol import Begin, Done, Piece
 from eft_gguf.server.state import Server, State
@@ -39,7 +39,7 @@ class OllamaRequest(schema.Request):
     stream: bool | None = None
     format: Literal["", "json"] | schema.Json | None = None
     options: Options | None = None
-    eft: schema.Dials | None = None
+    eft: schema.RequestDials | None = None
 
 
 class OllamaCalled(schema.Body):
@@ -205,7 +205,9 @@ async def _answer(
     blend = blend_of(body.eft, preset, server.about)
     sampling = sampling_of(options, server.settings.sampling, **more)
     started = time.monotonic()
-    ticket, _ = await server.begin([Begin(prompt, blend, sampling, tools=offered, whole=body.stream is False)])
+    examples = shown(body.eft, name, server.names)
+    order = Begin(prompt, blend, sampling, tools=offered, whole=body.stream is False, examples=examples)
+    ticket, _ = await server.begin([order])
 
     def head() -> dict[str, Any]:
         return {"model": name, "created_at": datetime.now(timezone.utc).isoformat()}

@@ -6,6 +6,7 @@ Figures.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class Begin:
     """Make a reply. prompt: a text, messages, or token ids.  inspect: tell of each token who decided.
 
     tools: what the template is told of tools, where the prompt is messages.  whole: send the reply when it is finished.
+    examples: show base and untuned the family's.
     """
 
     prompt: str | list[dict[str, Any]] | list[int]
@@ -28,6 +30,7 @@ class Begin:
     inspect: bool = False
     tools: list[dict[str, Any]] | None = None
     whole: bool = False
+    examples: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class Inspect:
     reply: str | None
     blend: Blend
     sampling: Sampling
+    examples: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class About:
     """The models, loaded: what /v1/models and the page tell of them.
 
     traits: names and the family's weights.  members: file names by member.  template: the tuned model's.
+    blend: the family's dials.  examples: the messages that base and untuned are shown.
     """
 
     name: str
@@ -93,6 +98,8 @@ class About:
     n_vocab: int
     warnings: list[str]
     template: str
+    blend: Blend = field(default_factory=Blend)
+    examples: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

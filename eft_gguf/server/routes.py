@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import OptionError
-from eft_gguf.server.dials import blend_of, plain_dials
+from eft_gguf.server.dials import blend_of, plain_dials, shown
 from eft_gguf.server.errors import ApiError, encode, error_response
 from eft_gguf.server.metrics import memory_in_use
 from eft_gguf.server.protocol import Begin, Done, Inspect, Order, Piece
@@ -73,7 +73,8 @@ async def about(server: Server) -> Response:
             "members": known.members,
             "ctx": known.ctx,
             "warnings": known.warnings,
-            "dials": plain_dials(server.settings.blend, known),
+            "dials": plain_dials(next(iter(server.names.values())), known),
+            "examples": list(known.examples),
             "sampling": {
                 name: getattr(sampling, name)
                 for name in ("temperature", "top_p", "top_k", "min_p", "max_tokens", "seed")
@@ -105,12 +106,13 @@ async def inspect(body: InspectRequest, request: Request, server: Server) -> Res
     prompt: str | list[dict[str, Any]] = body.prompt or [message.plain() for message in body.messages or ()]
     # Greedy, with a bound where none is given: a model may never end its turn.
     sampling = replace(Sampling(temperature=0), max_tokens=body.max_tokens or 256)
+    examples = shown(body.eft, name, server.names)
     reply = body.reply
     if reply is None:
-        reply = await _carry_out(Begin(prompt, blend, sampling, whole=True), request, server)
+        reply = await _carry_out(Begin(prompt, blend, sampling, whole=True, examples=examples), request, server)
         if reply is None:
             return Response(status_code=GONE)
-    found = await _carry_out(Inspect(prompt, reply, blend, sampling), request, server)
+    found = await _carry_out(Inspect(prompt, reply, blend, sampling, examples), request, server)
     if found is None:
         return Response(status_code=GONE)
     return _json({"object": "eft.inspection", "model": name, "dials": plain_dials(blend, server.about), **found})

@@ -74,8 +74,15 @@ class Dials(Exact):
     filter: FilterFields | None = None
 
 
-class EftFields(Dials):
-    """The dials of a request. inspect: tell with each token who decided it."""
+class RequestDials(Dials):
+    """The dials of a request. examples: whether base and untuned are shown the family's; where it does not say, for the
+    blend and not for a model alone."""
+
+    examples: bool | None = None
+
+
+class EftFields(RequestDials):
+    """As `RequestDials`. inspect: tell with each token who decided it."""
 
     inspect: bool = False
 
@@ -313,4 +320,4 @@ class InspectRequest(Request):
     prompt: Annotated[str, Field(min_length=1)] | None = None
     reply: str | None = None
     max_tokens: Count | None = None
-    eft: Dials | None = None
+    eft: RequestDials | None = None

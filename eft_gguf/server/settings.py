@@ -18,7 +18,8 @@ MEGABYTE = 1_000_000
 class Settings:
     """How to serve. Raises OptionError where that would not be safe.
 
-    models: what `EFT.open` takes.  blend, sampling: what requests that say nothing else get.
+    models: what `EFT.open` takes.  dials: which of the family's are replaced, as arguments of `Blend`.  sampling: what
+    requests that say nothing else get.
     name: what clients call the models; the family's name unless given.
     parallel: replies at a time.  queue: how many more may wait; beyond, clients are told to come back.
     api_keys: one of them must come with each request; none needed where there are none, on the loopback address only.
@@ -31,7 +32,7 @@ class Settings:
     """
 
     models: dict[str, Any] = field(default_factory=dict)
-    blend: Blend = field(default_factory=Blend)
+    dials: dict[str, Any] = field(default_factory=dict)
     sampling: Sampling = field(default_factory=Sampling)
     name: str | None = None
     host: str = "127.0.0.1"
@@ -49,6 +50,7 @@ class Settings:
     connections: int = 1000
 
     def __post_init__(self) -> None:
+        Blend(**self.dials)
         for name in ("parallel", "body_limit", "connections"):
             if getattr(self, name) < 1:
                 raise OptionError(f"{name} must be 1 or more, not {getattr(self, name)}")

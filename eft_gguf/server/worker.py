@@ -114,7 +114,12 @@ class Worker:
     def _begin(self, number: int, order: Begin) -> None:
         witness = Witness(self._eft) if order.inspect else None
         reply = self._eft.begin(
-            order.prompt, tools=order.tools, blend=order.blend, sampling=order.sampling, witness=witness
+            order.prompt,
+            tools=order.tools,
+            blend=order.blend,
+            sampling=order.sampling,
+            witness=witness,
+            examples=order.examples,
         )
         self._replies[number] = _Making(reply, witness, order.whole)
         self._tell(number, Begun(reply.timings.seed, reply.timings.prompt_tokens))
@@ -174,7 +179,14 @@ class Worker:
             if isinstance(order, Score):
                 self._tell(number, Done(result=self._scores(order)))
             else:
-                found = inspect_reply(self._eft, order.prompt, order.reply, blend=order.blend, sampling=order.sampling)
+                found = inspect_reply(
+                    self._eft,
+                    order.prompt,
+                    order.reply,
+                    blend=order.blend,
+                    sampling=order.sampling,
+                    examples=order.examples,
+                )
                 tokens = [{"text": token.text, **_plain(token)} for token in found.tokens]
                 self._tell(
                     number, Done(result={"tokens": tokens, "voices": found.voices, "summary": asdict(found.summary)})
@@ -303,6 +315,8 @@ def load(pipe: Connection, options: dict[str, Any], parallel: int, waiting: int)
             n_vocab=eft.n_vocab,
             warnings=[str(finding) for finding in eft.warnings],
             template=eft.chat_template,
+            blend=eft.family.blend,
+            examples=eft.examples(),
         )
     )
     return eft

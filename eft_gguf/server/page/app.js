@@ -97,6 +97,9 @@ function painter(element, message) {
 
 // ---- asking
 
+// Models alone read the conversation alone: examples belong to the blend.
+const shown = () => about.examples.length > 0 && $("examples").checked;
+
 const history = (until) => {
   const said = store.current.messages.slice(0, until).filter((message) => !message.cards && message.content !== "");
   const system = store.current.system ? [{ role: "system", content: store.current.system }] : [];
@@ -109,7 +112,7 @@ const compact = ({ text, decided_by, probabilities, alternatives }) => ({
 });
 
 // One streamed reply into `message`, shown in `element`.
-async function reply(messages, message, element, eft, steered) {
+async function reply(messages, message, element, eft, steered, examples) {
   const abort = new AbortController();
   const under = { id: null, abort, steered, moves: 0 };
   // It begins with the dials as they are: a move that waits to be told to it has nothing new, and might find it ended.
@@ -119,7 +122,7 @@ async function reply(messages, message, element, eft, steered) {
   const paint = painter(element, message);
   element.querySelector(".body").classList.add("waiting");
   try {
-    await stream({ model: about.model, messages, ...dials.sampling(), eft: { ...eft, inspect: true } }, abort.signal, (chunk) => {
+    await stream({ model: about.model, messages, ...dials.sampling(), eft: { ...eft, inspect: true, examples } }, abort.signal, (chunk) => {
       under.id = chunk.id;
       const choice = chunk.choices[0];
       if (chunk.eft?.prompt) $("figures").textContent = `reading the prompt: ${chunk.eft.prompt.done} of ${chunk.eft.prompt.total} tokens`;
@@ -154,7 +157,7 @@ async function answer() {
   const element = row(message, store.current.messages.length - 1);
   $("messages").append(element);
   $("messages").scrollTop = $("messages").scrollHeight;
-  await reply(messages, message, element, dials.eft(), true);
+  await reply(messages, message, element, dials.eft(), true, shown());
   finish(conversation);
 }
 
@@ -172,7 +175,7 @@ async function compare() {
   $("messages").append(element);
   $("messages").scrollTop = $("messages").scrollHeight;
   const places = [...element.querySelectorAll(".card")];
-  await Promise.all(cards.map((card, number) => reply(messages, card, places[number], card.eft, false)));
+  await Promise.all(cards.map((card, number) => reply(messages, card, places[number], card.eft, false, shown() && ["blend", "yours"].includes(card.kind))));
   finish(conversation);
 }
 
@@ -258,6 +261,8 @@ async function connect() {
   $("family").textContent = about.family;
   const one = Object.keys(about.dials.traits);
   document.querySelector(".corner.tuned").title = one.join(", ");
+  $("examples-section").hidden = about.examples.length === 0;
+  $("shown").replaceChildren(...about.examples.flatMap(({ role, content }) => [h("dt", {}, role), h("dd", {}, content)]));
   dials.start(about, true);
   busy();
   figures();
@@ -304,6 +309,7 @@ const remember = (id, apply) => {
   use();
 };
 remember("theme", (theme) => { document.documentElement.dataset.theme = theme; });
+remember("examples", () => {});
 remember("colours", (on) => document.body.classList.toggle("colours", on));
 
 for (const [button, panel] of [["toggle-history", "history"], ["toggle-dials", "dials"]]) {
