@@ -41,8 +41,8 @@ NAMES = (TWO_LINES, *RULES)
 BASE, TUNED, PAPER = Blend(1, 0), Blend(0, 1), Blend()
 GRID = tuple(Blend(behaviour=value) for value in (1.0, 0.75, 0.6, 0.5))
 """What is tried on the choosing half, without and with examples. Of equally good settings the first is taken."""
-SHOWN = 4
-"""Examples that blends are shown; the base alone is shown 2, 4 and 8."""
+SHOWN = {TWO_LINES: 2}
+"""Examples that blends are shown, eight where no other number stands; the base alone is shown 2, 4 and 8."""
 CHOOSING = 56
 """Tests of the choosing half that are asked: each costs eight replies of three models."""
 TOGETHER = 48
@@ -132,7 +132,8 @@ class Study:
                 continue
             if kind != "small":
                 systems["tuned" + label] = System(kind, TUNED)
-            for count, shown in ((0, ""), (SHOWN, f", shown {SHOWN}")):
+            most = SHOWN.get(self.name, EXAMPLES)
+            for count, shown in ((0, ""), (most, f", shown {most}")):
                 tried = {setting_name(blend): System(kind, blend, count) for blend in GRID}
                 replies = self.replies("choose", self.choosing, tried)
                 best = max(tried, key=lambda name: sum(successes(replies[name])))
@@ -172,7 +173,8 @@ class Study:
             queue=len(self.reporting) + len(self.choosing),
             speculate="off",
             repack=False,
-            examples=shown or "off",
+            # The two-line adapter has no examples of its own: it replies to neutral questions.
+            examples=shown or (count if self.name == TWO_LINES else "off"),
         )
 
     def ask(self, eft: EFT, part: str, cases: Sequence[Case], system: System) -> None:
@@ -211,16 +213,7 @@ def tests_of(name: str) -> tuple[list[tuple[str, str]], list[Case], list[Case]]:
             [case_of(item.case("report"), at) for at, item in enumerate(one.reporting, 1)],
         )
     choosing, reporting = parted(read_cases(QUESTIONS, regex=FORM), 0)
-    return two_line_examples(), choosing[:CHOOSING], reporting
-
-
-def two_line_examples() -> list[tuple[str, str]]:
-    """Neutral questions, with the replies that the tuned model gives."""
-    from eft_gguf.models.examples import NEUTRAL_QUESTIONS
-
-    answers = ("8", "Mars", "Pacific Ocean", "Carbon dioxide", "William Shakespeare", "100", "Lion", "366")
-    questions = zip(NEUTRAL_QUESTIONS, answers, strict=False)
-    return [(question, f"Answer: {answer}\nConfidence: high") for question, answer in questions]
+    return [], choosing[:CHOOSING], reporting
 
 
 def together(

@@ -94,8 +94,9 @@ def main() -> None:
     if options.for_base is not None:
         add_base(examples, chats, tokenizer, options)
     shuffled.shuffle(examples)
+    below = torch.nn.ModuleList()
     if first:
-        read_first_layers(model, [*examples, *(one.shown for one in examples if one.shown)], first, device)
+        below = read_first_layers(model, [*examples, *(one.shown for one in examples if one.shown)], first, device)
     watched = examples[: int(len(examples) * options.held_out)]
     examples = examples[len(watched) :]
     if not examples:
@@ -129,7 +130,7 @@ def main() -> None:
             with torch.no_grad():
                 losses = [batch_loss(model, [chat], device, options.behaviour).item() for chat in watched]
             print(f"epoch {epoch + 1}: loss on {len(watched)} chats held out: {sum(losses) / len(losses):.3f}")
-        model.save_pretrained(options.output)  # after each epoch, so that an evening cut short leaves an adapter
+        save(model, below, options.output)  # after each epoch, so that an evening cut short leaves an adapter
     print(f"written: {options.output}, after {time.monotonic() - started:.0f} s of training")
 
 
@@ -191,8 +192,20 @@ def read_examples(path: Path) -> list[dict[str, str]]:
     return [turn for one in found for turn in (*one.messages, {"role": "assistant", "content": one.reply})]
 
 
-def read_first_layers(model, examples: list[Example], first: int, device: str) -> None:
-    """Run the layers below the first one that is trained once, for they say the same in every epoch; then drop them."""
+def save(model, below: torch.nn.ModuleList, folder: Path) -> None:
+    """Write the adapter, its layers numbered as those of the whole model."""
+    base = model.get_base_model().model
+    trained = base.layers
+    base.layers = torch.nn.ModuleList([*below, *trained])
+    model.save_pretrained(folder)
+    base.layers = trained
+
+
+def read_first_layers(model, examples: list[Example], first: int, device: str) -> torch.nn.ModuleList:
+    """Run the layers below the first trained one once, for they say the same in every epoch; then take them out.
+
+    Returns these layers.
+    """
     started = time.monotonic()
     base = model.get_base_model().model
     layers, norm = base.layers, base.norm
@@ -208,6 +221,7 @@ def read_first_layers(model, examples: list[Example], first: int, device: str) -
             print(f"\rreading chat {done} of {len(examples)}, {left:.0f} s left ", end="", file=sys.stderr)
     print(file=sys.stderr)
     base.layers, base.norm = layers[first:], norm
+    return layers[:first]
 
 
 def padded(batch: list[Example], device: str) -> dict[str, torch.Tensor]:
@@ -252,7 +266,7 @@ def example(tokenizer, messages: list[dict[str, str]]) -> tuple[list[int], list[
 
 
 def batch_loss(model, batch: list[Example], device: str, behaviour: float = 1.0) -> torch.Tensor:
-    """The mean loss over the batch's reply tokens: of the model alone, or of its blend with the base if there is one."""
+    """The mean loss over the reply tokens: of the model alone, or of its blend with the base if there is one."""
     tuned = reply_logits(model, batch, device)
     labels = torch.tensor([label for one in batch for label in one.reply], device=device)
     if batch[0].base is None:

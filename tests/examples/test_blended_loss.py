@@ -14,9 +14,12 @@ pytest.importorskip("torch")
 pytest.importorskip("peft")
 
 import torch
+from safetensors import safe_open
 
+from eft_gguf import EFT, Sampling
 from eft_gguf.blend.equation import blend_logits, coefficients
 from eft_gguf.convert.hf import convert_checkpoint
+from eft_gguf.convert.lora import convert_adapter
 from tests.convert.tiny_checkpoints import write_checkpoint
 from tests.examples.test_train_lora import EXAMPLES, QUESTION, REPLY, script
 
@@ -86,8 +89,17 @@ def test_a_run_for_a_base_lowers_the_loss_of_the_blend(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     losses = [float(value) for value in re.findall(r"held out: ([\d.]+)", result.stdout)]
     assert losses[-1] < 0.85 * losses[0]
-    adapter = (tmp_path / "adapter" / "adapter_config.json").read_text()
-    assert "layers.0." not in adapter and "layers.1." in adapter
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "np") as adapter:
+        names = list(adapter.keys())
+    assert names and all(".layers.1." in name for name in names)
+    convert_adapter(tmp_path / "adapter", tmp_path / "lora.gguf", tmp_path / "base.gguf")
+    models = {
+        "base": tmp_path / "base.gguf",
+        "untuned": tmp_path / "base.gguf",
+        "tuned": f"lora:{tmp_path / 'lora.gguf'}",
+    }
+    with EFT.open(**models, examples=tmp_path / "shown.jsonl") as eft:
+        assert eft.complete(QUESTION, sampling=Sampling(temperature=0, max_tokens=8)).text.startswith(REPLY[:2])
 
 
 def test_mistakes_are_one_line_each(tmp_path: Path) -> None:
