@@ -1,7 +1,8 @@
 """Adapters that `mlx_lm.lora` writes, read as pairs of matrices in PEFT's order.
 
-A layer of mlx-lm computes y = W x + scale · (x A) B, with A of shape (columns, rank) and B of shape (rank, rows): both lie
-the other way round than PEFT's (mlx_lm/tuner/lora.py, `LoRALinear`). `scale` is the whole factor, not divided by the rank.
+A layer of mlx-lm computes y = W x + scale · (x A) B, with A of shape (columns, rank) and B of shape (rank, rows): both
+lie the other way round than PEFT's (mlx_lm/tuner/lora.py, `LoRALinear`). `scale` is the whole factor; the rank does not
+divide it.
 `num_layers` counts from the last layer; 0 and less mean all. Names in the file count from the first.
 """
 
@@ -125,8 +126,8 @@ def _pair(module: str, halves: Mapping[str, Stored], rank: int, scale: float) ->
     a, b = halves["a"], halves["b"]
     if len(a.shape) != 2 or len(b.shape) != 2 or a.shape[1] != rank or b.shape[0] != rank:
         raise ModelFileError(
-            f"{module} has a lora_a of {a.shape} and a lora_b of {b.shape}; with rank {rank} they are (columns, {rank}) "
-            f"and ({rank}, rows)",
+            f"{module} has a lora_a of {a.shape} and a lora_b of {b.shape}; with rank {rank} they are "
+            f"(columns, {rank}) and ({rank}, rows)",
             hint=SAVE_AGAIN,
         )
     first, second = (np.ascontiguousarray(widened(half.rows(0, half.shape[0]), half.dtype).T) for half in (a, b))

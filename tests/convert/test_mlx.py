@@ -1,7 +1,7 @@
 """Adapters in the form that `mlx_lm.lora` writes, made here with NumPy: llama.cpp computes base + scale · B · A.
 
-The form is that of mlx-lm as published: A lies as (columns, rank), B as (rank, rows), under the names of its layers, which
-count from the first; `num_layers` counts from the last.
+The form is that of mlx-lm as published: A lies as (columns, rank), B as (rank, rows), under the names of its layers,
+which count from the first; `num_layers` counts from the last.
 """
 
 from __future__ import annotations
