@@ -1,4 +1,4 @@
-"""A PEFT adapter folder → a GGUF adapter for llama.cpp."""
+"""An adapter folder of PEFT or of mlx_lm → a GGUF adapter for llama.cpp."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from .adapter import Pair, common_alpha, write_adapter
 from .architectures import LAYOUTS, tensor_names
 from .check import require_computing
 from .checkpoint import DTYPES, Stored, read_json, read_safetensors, widened
+from .mlx import WEIGHTS as MLX_WEIGHTS
+from .mlx import is_mlx, mlx_notes, mlx_pairs
 from .rows import row_order
 from .writing import Progress, silent, written_aside
 
@@ -67,12 +69,22 @@ def convert_adapter(
     Raises ModelFileError for a damaged folder and for what llama.cpp cannot express, CompatibilityError for an adapter
     of another model, OptionError for an output that cannot be, LoadError.
     """
-    config = read_json(folder / "adapter_config.json", hint="give the folder that PEFT's save_pretrained has written")
-    _refuse_inexpressible(config)
-    metadata = read_metadata(untuned)
-    weights = _weights(folder)
-    pairs = _pairs(weights, config, metadata)
-    sources = [folder / WEIGHTS, untuned]
+    config = read_json(
+        folder / "adapter_config.json", hint="give the folder that PEFT's save_pretrained or mlx_lm.lora has written"
+    )
+    if is_mlx(folder, config):
+        metadata = read_metadata(untuned)
+        rename = _names(metadata)
+        modules = mlx_pairs(folder, config, _number(metadata, "block_count"))
+        weights, notes = folder / MLX_WEIGHTS, mlx_notes(config)
+    else:
+        _refuse_inexpressible(config)
+        metadata = read_metadata(untuned)
+        rename = _names(metadata)
+        modules = _peft_pairs(_weights(folder), config, rename, metadata)
+        weights, notes = folder / WEIGHTS, []
+    pairs = dict(_placed(module, pair, rename(f"{module}.weight"), metadata) for module, pair in modules.items())
+    sources = [weights, untuned]
     with written_aside(output, force=force, sources=sources) as aside:
         name = folder.resolve().name
         write_adapter(aside, metadata.architecture, name, pairs, half=False, progress=progress)
@@ -86,6 +98,7 @@ def convert_adapter(
         alpha=common_alpha(pairs),
         ranks={str(rank): ranks.count(rank) for rank in dict.fromkeys(ranks)},
         size_bytes=output.stat().st_size,
+        notes=notes,
     )
 
 
@@ -116,15 +129,24 @@ def _weights(folder: Path) -> dict[str, Stored]:
     raise ModelFileError(f"there is no {WEIGHTS} in {folder}", hint="give the folder that save_pretrained has written")
 
 
-def _pairs(weights: Mapping[str, Stored], config: Mapping[str, Any], metadata: GGUFMetadata) -> dict[str, Pair]:
-    """By the GGUF name of the weight that each adapts."""
+def _names(metadata: GGUFMetadata) -> Callable[[str], str | None]:
+    """From a checkpoint's names of weights to GGUF's."""
     architecture = metadata.architecture
     if architecture not in {layout.name for layout in LAYOUTS.values()}:
         raise ModelFileError(
             f"adapters on models of architecture {architecture!r} are not known here",
             hint="convert it with llama.cpp's own converter: python convert_lora_to_gguf.py FOLDER --base CHECKPOINT",
         )
-    rename = tensor_names(architecture, _number(metadata, "block_count"))
+    return tensor_names(architecture, _number(metadata, "block_count"))
+
+
+def _peft_pairs(
+    weights: Mapping[str, Stored],
+    config: Mapping[str, Any],
+    rename: Callable[[str], str | None],
+    metadata: GGUFMetadata,
+) -> dict[str, Pair]:
+    """By module."""
     halves: dict[str, dict[str, Stored]] = {}
     for name, stored in weights.items():
         found = NAME.fullmatch(name)
@@ -136,7 +158,7 @@ def _pairs(weights: Mapping[str, Stored], config: Mapping[str, Any], metadata: G
         halves.setdefault(found["module"], {})[found["half"]] = stored
     if not halves:
         raise ModelFileError("the adapter holds no weights", hint="was it trained, and saved after its training?")
-    return dict(_pair(module, pair, rename(f"{module}.weight"), config, metadata) for module, pair in halves.items())
+    return {module: _pair(module, pair, config) for module, pair in halves.items()}
 
 
 def _require_copy(name: str, stored: Stored, rename: Callable[[str], str | None], metadata: GGUFMetadata) -> None:
@@ -153,9 +175,17 @@ def _require_copy(name: str, stored: Stored, rename: Callable[[str], str | None]
         )
 
 
-def _pair(
-    module: str, halves: Mapping[str, Stored], name: str | None, config: Mapping[str, Any], metadata: GGUFMetadata
-) -> tuple[str, Pair]:
+def _pair(module: str, halves: Mapping[str, Stored], config: Mapping[str, Any]) -> Pair:
+    if set(halves) != {"A", "B"}:
+        raise ModelFileError(f"{module} has only one of A and B", hint="save the adapter again")
+    a, b = (widened(halves[half].rows(0, halves[half].shape[0]), halves[half].dtype) for half in "AB")
+    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+        raise ModelFileError(f"{module} has an A of {a.shape} and a B of {b.shape}", hint="save the adapter again")
+    return Pair(a, b, _scale(module, a.shape[0], config))
+
+
+def _placed(module: str, pair: Pair, name: str | None, metadata: GGUFMetadata) -> tuple[str, Pair]:
+    """The pair by the GGUF name of the weight that it adapts, its rows in GGUF's order."""
     if name is None or name == "token_embd.weight":
         raise ModelFileError(f"the adapter changes {module}, which llama.cpp adapts in no model", hint=TRAIN_AGAIN)
     if name not in metadata.tensors:
@@ -164,11 +194,7 @@ def _pair(
             f"the adapter changes {module}, and {metadata.path.name} has no {name}{tied}",
             hint=TRAIN_AGAIN if tied else "give as --untuned the model that the adapter was trained on",
         )
-    if set(halves) != {"A", "B"}:
-        raise ModelFileError(f"{module} has only one of A and B", hint="save the adapter again")
-    a, b = (widened(halves[half].rows(0, halves[half].shape[0]), halves[half].dtype) for half in "AB")
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
-        raise ModelFileError(f"{module} has an A of {a.shape} and a B of {b.shape}", hint="save the adapter again")
+    a, b = pair.a, pair.b
     if metadata.tensors[name].elements != a.shape[1] * b.shape[0]:
         raise CompatibilityError(
             f"{module} is adapted as a layer of {a.shape[1]:,} → {b.shape[0]:,}, which {name} of {metadata.path.name} "
@@ -178,7 +204,7 @@ def _pair(
     heads = _number(metadata, "attention.head_count")
     kv_heads = _number(metadata, "attention.head_count_kv", heads)
     order = row_order(metadata.architecture, name, rows=b.shape[0], heads=heads, kv_heads=kv_heads)
-    return name, Pair(a, b if order is None else b[order], _scale(module, a.shape[0], config))
+    return name, Pair(a, b if order is None else b[order], pair.scale)
 
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eft_gguf.cli.display import Status, note
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import Given, check_models, model_options
 from eft_gguf.cli.reply import interruption
 
@@ -21,7 +22,7 @@ class Interrupted(Exception):
     """Ctrl-C came; what was measured before is kept."""
 
 
-@click.command(short_help="Measure how fast models and blend are here.")
+@click.command(cls=Command, short_help="Measure how fast models and blend are here.")
 @click.option("--quick", is_flag=True, help="Take fewer measurements.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all figures.")
 @click.option(

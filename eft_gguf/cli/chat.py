@@ -10,6 +10,7 @@ import click
 
 from eft_gguf.cli import display
 from eft_gguf.cli.editor import Reader, messages
+from eft_gguf.cli.grouping import Command, is_default_family
 from eft_gguf.cli.options import (
     REFERENCES,
     Given,
@@ -19,14 +20,18 @@ from eft_gguf.cli.options import (
     model_options,
     open_models,
     sampling_options,
+    tell_of_toys,
 )
 from eft_gguf.cli.session import Session
-from eft_gguf.cli.slash import COMMANDS, Leave, obey
+from eft_gguf.cli.slash import ALIASES, COMMANDS, Leave, obey
 from eft_gguf.cli.talk import Talk
-from eft_gguf.errors import EFTError
+from eft_gguf.errors import ContextError, EFTError, OptionError
+
+LEAVING = ("exit", "quit")
+"""Messages that are meant for the program. With a space before it the model gets them."""
 
 
-@click.command(short_help="Talk, with the dials at hand.")
+@click.command(cls=Command, short_help="Talk, with the dials at hand.")
 @click.option("-c", "--continue", "continued", is_flag=True, help="Reopen the last chat where it was left.")
 @click.option("--system", metavar="TEXT", help="A system message before the conversation.")
 @click.option("--stats", is_flag=True, help="Print figures to stderr also where it is no terminal.")
@@ -43,17 +48,23 @@ def chat(continued: bool, system: str | None, stats: bool, dials: Given, samplin
     asked, options = Blend(**dials), Sampling(**sampling)  # refused here, before anything is loaded
     session = Session.last() if continued else Session.new()
     kept = session.conversation
+    if continued and is_default_family(click.get_current_context()):
+        models.pop("family", None)  # the chat's own models come before the user's default
     chosen = models if models.keys() & {"family", *REFERENCES} else {**kept.models, **models}
-    with contextlib.closing(session), open_models(chosen) as eft:
+    with contextlib.ExitStack() as stack:
+        stack.callback(session.close)
+        eft = stack.enter_context(open_models(chosen))
+        tell_of_toys(eft, chosen)
         before = fitting(kept.dials, eft)
         traits = {**before.traits, **asked.traits}
         talk = Talk(eft, session, before, options)
+        stack.callback(lambda: talk.session.close())  # /chats may have put another in its place
         filter = replace(before.filter, **filter_in_use(asked)) if asked.filter != Filter() else dials.get("filter")
         talk.begin(replace(before, **{**dials, "traits": traits, "filter": filter or before.filter}), system)
         if interactive := sys.stdin.isatty():
             display.note(welcome(talk) + "\n")
-        converse(talk, messages(COMMANDS), patient=interactive, figures=stats or sys.stderr.isatty())
-        if interactive and kept.messages:
+        converse(talk, messages([*COMMANDS, *ALIASES]), patient=interactive, figures=stats or sys.stderr.isatty())
+        if interactive and talk.conversation.messages:
             display.note("To come back to this chat: eft-gguf chat --continue")
 
 
@@ -64,16 +75,31 @@ def converse(talk: Talk, read: Reader, *, patient: bool, figures: bool) -> None:
             respond(talk, line, figures)
         except Leave:
             return
+        except ContextError as error:
+            older = len(talk.conversation.messages) > 0
+            way_out = "/drop leaves out the oldest turn, /drop 3 the oldest three, /reset all; then say it again"
+            display.complain(error.message, way_out if older else error.hint)
+            _end_unless(patient)
         except EFTError as error:
-            if not patient:
-                raise
             display.complain(error.message, error.hint)
+            _end_unless(patient)
+
+
+def _end_unless(patient: bool) -> None:
+    if not patient:
+        raise click.exceptions.Exit(2)
 
 
 def respond(talk: Talk, line: str, figures: bool) -> None:
     """Carry out a command, or reply to a message."""
     if not line.strip():
         return
+    if line in LEAVING:
+        raise Leave
+    try:
+        line.encode("utf-8")
+    except UnicodeEncodeError:
+        raise OptionError("the message is not UTF-8", hint="check the terminal's encoding") from None
     if line.startswith("/"):
         shown = obey(talk, line)
         if shown is not None:

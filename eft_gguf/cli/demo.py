@@ -14,7 +14,8 @@ from rich.console import CONSOLE_SVG_FORMAT, Console  # type: ignore[attr-define
 from rich.table import Table
 from rich.text import Text
 
-from eft_gguf.cli.display import printable
+from eft_gguf.cli.display import columns, printable
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import (
     Given,
     dial_options,
@@ -51,7 +52,11 @@ CORNERS = (
 )
 
 
-@click.command(short_help="Ask one question of untuned, tuned, base and blend, side by side.")
+@click.command(
+    cls=Command,
+    sampling_defaults={"temperature": 0.0, "max_tokens": 80},
+    short_help="Ask one question of untuned, tuned, base and blend, side by side.",
+)
 @click.argument("question", default=QUESTION)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all answers.")
 @click.option("--svg", type=click.Path(dir_okay=False, path_type=Path), help="Write the picture to a file as well.")
@@ -76,7 +81,7 @@ def demo(question: str, as_json: bool, svg: Path | None, dials: Given, sampling:
         if as_json:
             click.echo(json.dumps(report(eft, question, answers, blend), ensure_ascii=False))
         else:
-            Console().print(draw(question, answers, blend))
+            Console(width=columns()).print(draw(question, answers, blend))
     if svg:
         write_aside(svg, picture(draw(question, answers, blend)))
 
@@ -115,8 +120,13 @@ def report(eft: EFT, question: str, answers: dict[str, Reply], blend: Blend) -> 
 
 def draw(question: str, answers: dict[str, Reply], blend: Blend) -> Table:
     """The four answers, two by two."""
+    return side_by_side(question, [(corner, answers[corner.name], setting(corner, blend)) for corner in CORNERS])
+
+
+def side_by_side(question: str, cells: list[tuple[Corner, Reply, Blend]]) -> Table:
+    """Replies to a question, two in a row."""
     table = Table(
-        title=Text(f"“{question}”", style="bold"),
+        title=Text(f"“{printable(question)}”", style="bold"),
         show_header=False,
         show_lines=True,
         expand=True,
@@ -124,8 +134,8 @@ def draw(question: str, answers: dict[str, Reply], blend: Blend) -> Table:
     )
     table.add_column(ratio=1)
     table.add_column(ratio=1)
-    for left, right in (CORNERS[:2], CORNERS[2:]):
-        table.add_row(*(cell(corner, answers[corner.name], setting(corner, blend)) for corner in (left, right)))
+    for place in range(0, len(cells), 2):
+        table.add_row(*(cell(*entry) for entry in cells[place : place + 2]))
     return table
 
 

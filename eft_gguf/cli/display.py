@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -13,6 +14,24 @@ if TYPE_CHECKING:
     from eft_gguf.engine.sequence import Timings
 
 _CONTROL = dict.fromkeys({*range(32), *range(127, 160)} - {ord("\n"), ord("\t")}, "\N{REPLACEMENT CHARACTER}")
+
+
+LONGEST = 4000
+"""Characters of a message: one that quotes a damaged file may hold megabytes."""
+
+
+def coloured() -> bool | None:
+    """Whether messages may have colours (https://no-color.org); None leaves it to whether there is a terminal."""
+    return False if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" else None
+
+
+def columns() -> int:
+    """The terminal's width, between bounds: some programs set COLUMNS to what no table can be drawn at."""
+    return min(max(shutil.get_terminal_size().columns, 20), 400)
+
+
+def _bounded(text: str) -> str:
+    return printable(text if len(text) <= LONGEST else text[:LONGEST] + " …")
 
 
 def printable(text: str) -> str:
@@ -54,18 +73,28 @@ def write(text: str) -> None:
 
 def note(text: str) -> None:
     """A remark that is no part of any reply: to stderr, dim."""
-    click.secho(text, dim=True, err=True)
+    click.secho(_bounded(text), dim=True, err=True, color=coloured())
 
 
 def complain(message: str, hint: str = "") -> None:
-    """An error, as all commands word it."""
-    click.secho(f"error: {message}", fg="red", err=True)
+    """An error, as all commands word it. What it quotes may come from a file, so control characters are taken out."""
+    click.secho(f"error: {_bounded(message)}", fg="red", err=True, color=coloured())
     if hint:
-        click.echo(hint, err=True)
+        click.echo(_bounded(hint), err=True)
 
 
 def footer(timings: Timings, finish_reason: str) -> str:
-    """The figures of one reply, in lines that fit 80 columns."""
+    """The figures of one reply in one line of at most 80 columns; `figures` has all of them."""
+    ended = {"stop": "", "length": ", cut off", "interrupted": ", stopped"}[finish_reason]
+    drafts = f" · drafts {timings.acceptance:.0%} taken" if timings.drafted and timings.acceptance is not None else ""
+    return (
+        f"  {timings.generated_tokens} tokens, {timings.tokens_per_second:.1f}/s{ended}"
+        f" · prompt {timings.prompt_tokens}, {timings.cached_tokens} cached{drafts} · seed {timings.seed}"
+    )
+
+
+def figures(timings: Timings, finish_reason: str) -> str:
+    """All figures of one reply, in lines that fit 80 columns."""
     ended = {"stop": "", "length": ", cut off", "interrupted": ", stopped"}[finish_reason]
     per_model = ", ".join(f"{name} {ms:.1f}" for name, ms in timings.model_milliseconds.items())
     drafts = ""

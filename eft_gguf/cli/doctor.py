@@ -7,6 +7,7 @@ import json
 import click
 
 from eft_gguf.cli.display import Status
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import REFERENCES, Given, check_models, model_options
 from eft_gguf.cli.reply import interruption
 
@@ -17,7 +18,7 @@ class Interrupted(Exception):
     """Ctrl-C came; what was found before stands."""
 
 
-@click.command(short_help="Check a family: do the models fit together, and here?")
+@click.command(cls=Command, short_help="Check a family: do the models fit together, and here?")
 @click.option("--quick", is_flag=True, help="Look at the files only: load nothing, measure nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @model_options

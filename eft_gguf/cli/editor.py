@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from eft_gguf.cli.display import note
+from eft_gguf.cli.reading import plain
 from eft_gguf.errors import OptionError
 from eft_gguf.files import state_folder
 
 if TYPE_CHECKING:
+    from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 Reader = Callable[[], str | None]
@@ -27,14 +31,10 @@ def typed(commands: list[str]) -> Reader:
     """Line editing with prompt_toolkit, with a history that outlives the session."""
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import WordCompleter
-    from prompt_toolkit.history import FileHistory
 
-    folder = state_folder()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    history = folder / "history"
-    history.touch(mode=0o600)
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)),
+        history=_history(),
+        enable_suspend=True,
         completer=WordCompleter(commands, sentence=True),
         complete_while_typing=False,
         multiline=True,
@@ -49,6 +49,29 @@ def typed(commands: list[str]) -> Reader:
             return None
 
     return read
+
+
+def _history() -> History:
+    """What was typed before, on disk; in memory alone where that cannot be written."""
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    class Kept(FileHistory):
+        def store_string(self, string: str) -> None:
+            # A full disk, or bytes that are no UTF-8, must not end the chat.
+            with contextlib.suppress(OSError, UnicodeEncodeError):
+                super().store_string(string)
+
+    path = state_folder() / "history"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+        if not path.is_file():
+            raise OSError(0, "no regular file")
+        path.open("rb").close()
+    except OSError as error:
+        note(f"note: earlier messages are not at hand: {path}: {error.strerror}")
+        return InMemoryHistory()
+    return Kept(str(path))
 
 
 def _keys() -> KeyBindings:
@@ -84,7 +107,8 @@ def piped() -> Iterator[str]:
     held = ""
     for number, data in enumerate(sys.stdin.buffer, 1):
         try:
-            line = held + data.decode("utf-8").removesuffix("\n")
+            text = data.decode("utf-8")
+            line = held + (plain(text) if number == 1 else text.replace("\r\n", "\n")).removesuffix("\n")
         except UnicodeDecodeError:
             raise OptionError(
                 f"line {number} of standard input is not UTF-8",

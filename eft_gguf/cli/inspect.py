@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.inspect_html import page
 from eft_gguf.cli.inspect_view import show
 from eft_gguf.cli.options import (
@@ -19,8 +20,9 @@ from eft_gguf.cli.options import (
     open_models,
     sampling_options,
 )
+from eft_gguf.cli.reading import read_input
 from eft_gguf.cli.reply import follow
-from eft_gguf.cli.run import checked, read_prompt
+from eft_gguf.cli.run import checked
 from eft_gguf.errors import OptionError
 from eft_gguf.files import write_aside
 
@@ -28,7 +30,11 @@ if TYPE_CHECKING:
     from eft_gguf.inspection import Inspection
 
 
-@click.command(short_help="Show which model decided which token.")
+@click.command(
+    cls=Command,
+    sampling_defaults={"temperature": 0.0, "max_tokens": 200},
+    short_help="Show which model decided which token.",
+)
 @click.argument("prompt")
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @click.option("--system", metavar="TEXT", help="A system message before PROMPT.")
@@ -63,7 +69,7 @@ def inspect(
         raise OptionError("the reply is empty", hint="give --text a text, or leave it out")
     Blend(**dials)  # what is out of range is refused before anything is loaded
     options = Sampling(**{"temperature": 0.0, "max_tokens": 200, **sampling})
-    prompt = read_prompt() if prompt == "-" else checked(prompt)
+    prompt = checked(read_input(asked=True) if prompt == "-" else prompt)
     text = text and checked(text)
     messages = [{"role": "system", "content": checked(system)}] if system else []
     messages.append({"role": "user", "content": prompt})

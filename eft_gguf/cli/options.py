@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import functools
 import os
+import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from eft_gguf.cli.display import Status
+from eft_gguf.cli.display import Status, note
+from eft_gguf.cli.reading import read_text
+from eft_gguf.errors import EFTError
 
 if TYPE_CHECKING:
     from eft_gguf import EFT, Blend
@@ -56,11 +60,19 @@ def _content(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     if value is None:
         return None
     try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise click.BadParameter(f"cannot read {value}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise click.BadParameter(f"{value} is not UTF-8 text") from None
+        return read_text(Path(value))
+    except EFTError as error:
+        raise click.BadParameter(error.message) from None
+
+
+def _families(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """Names of families and TOML files, for a shell's completion."""
+    from click.shell_completion import CompletionItem
+
+    from eft_gguf.models.presets import names
+
+    found = [CompletionItem(name) for name in ("bundled", *names()) if name.startswith(incomplete)]
+    return found or [CompletionItem(incomplete, type="file")]
 
 
 def _offline(ctx: click.Context, param: click.Parameter, value: bool | None) -> None:
@@ -71,7 +83,11 @@ def _offline(ctx: click.Context, param: click.Parameter, value: bool | None) -> 
 
 MODELS: dict[str, Decorator] = {
     "family": click.option(
-        "-f", "--family", metavar="NAME|FILE.toml", help="The models.  [default: the bundled family]"
+        "-f",
+        "--family",
+        metavar="NAME|FILE.toml",
+        shell_complete=_families,
+        help="The models, by name or in a file.  [default: that of families use, else the bundled toy models]",
     ),
     "base": click.option("--base", metavar="REF", help="Instead of a family: the model whose knowledge is wanted."),
     "untuned": click.option("--untuned", metavar="REF", help="The tuned model before its fine-tuning."),
@@ -81,8 +97,10 @@ MODELS: dict[str, Decorator] = {
         multiple=True,
         help="The fine-tuned model; lora:FILE for an adapter on untuned. Several are traits, each named.",
     ),
-    "ctx": click.option("--ctx", type=int, metavar="N", help="Context length in tokens.  [default: the family's]"),
-    "batch": click.option("--batch", type=int, metavar="N", help="Prompt tokens decoded at a time."),
+    "ctx": click.option(
+        "--ctx", type=int, metavar="N", help="Context length in tokens.  [default: the family's, else 4096 or less]"
+    ),
+    "batch": click.option("--batch", type=int, metavar="N", help="Prompt tokens decoded at a time.  [default: 128]"),
     "threads": click.option(
         "--threads", type=int, metavar="N", help="Threads.  [default: the cores; 1 for tiny models]"
     ),
@@ -111,7 +129,10 @@ MODELS: dict[str, Decorator] = {
         "[default: the family's]",
     ),
     "force": click.option(
-        "--force", is_flag=True, default=None, help="Load the models even where memory has no room for them."
+        "--force",
+        is_flag=True,
+        default=None,
+        help="Load the models even where memory has no room for them.  [default: refuse]",
     ),
     "offline": click.option(
         "--offline",
@@ -133,10 +154,10 @@ PAPER = click.option(
 
 DIALS: dict[str, Decorator] = {
     "knowledge": click.option(
-        "--knowledge", type=float, metavar="X", help="How much of base's pre-training.  [default: 1]"
+        "--knowledge", type=float, metavar="X", help="How much of base's pre-training.  [default: the family's, else 1]"
     ),
     "behaviour": click.option(
-        "--behaviour", type=float, metavar="X", help="How much of the fine-tuning.  [default: 1]"
+        "--behaviour", type=float, metavar="X", help="How much of the fine-tuning.  [default: the family's, else 1]"
     ),
     "traits": click.option(
         "--trait",
@@ -150,16 +171,28 @@ DIALS: dict[str, Decorator] = {
 
 FILTER: dict[str, Decorator] = {
     "tuned_top_p": click.option(
-        "--tuned-top-p", type=float, metavar="X", help="Knowledge counts only for the tuned side's likeliest X."
+        "--tuned-top-p",
+        type=float,
+        metavar="X",
+        help="Knowledge counts only for the tuned side's likeliest X.  [default: the family's]",
     ),
     "base_top_p": click.option(
-        "--base-top-p", type=float, metavar="X", help="Only tokens among base's likeliest that make up X."
+        "--base-top-p",
+        type=float,
+        metavar="X",
+        help="Only tokens among base's likeliest that make up X.  [default: the family's]",
     ),
     "base_min_p": click.option(
-        "--base-min-p", type=float, metavar="X", help="Only tokens that base finds X times as likely as its first."
+        "--base-min-p",
+        type=float,
+        metavar="X",
+        help="Only tokens that base finds X times as likely as its first.  [default: the family's]",
     ),
     "untuned_floor": click.option(
-        "--untuned-floor", type=float, metavar="X", help="Raise untuned's log-probabilities to X, for example -7."
+        "--untuned-floor",
+        type=float,
+        metavar="X",
+        help="Raise untuned's log-probabilities to X, for example -7.  [default: the family's]",
     ),
 }
 
@@ -258,6 +291,20 @@ machine_options = _group("machine", {name: option for name, option in MODELS.ite
 sampling_options = _group("sampling", SAMPLING)
 
 
+def in_flags(message: str) -> str:
+    """An error's message with the option it begins with as it is typed: `--top-p`, where Python says `top_p`."""
+    first, _, rest = message.partition(" ")
+    known = {**MODELS, **DIALS, **FILTER, **SAMPLING}
+    pair = re.fullmatch(r"and (\w+) (exclude each other.*)", rest)
+    if first in known and pair and pair[1] in known:
+        return f"{_flag(first)} and {_flag(pair[1])} {pair[2]}"
+    return f"{_flag(first)} {rest}" if first in known and rest.startswith(("must ", "has ", "is no ")) else message
+
+
+def _flag(name: str) -> str:
+    return "--trait" if name == "traits" else "--" + name.replace("_", "-")
+
+
 def open_models(models: Given) -> EFT:
     """Load the models that the options name, telling in a terminal what is being loaded."""
     check_models(models)
@@ -265,6 +312,14 @@ def open_models(models: Given) -> EFT:
 
     with Status() as status:
         return EFT.open(**models, progress=status)
+
+
+def tell_of_toys(eft: EFT, models: Given) -> None:
+    """Say in a terminal that the models are toys, where nobody has asked for them."""
+    from eft_gguf.models.family import BUNDLED
+
+    if sys.stderr.isatty() and not models.keys() & set(NAMING) and eft.family.path == BUNDLED:
+        note("These are the bundled toy models. Real ones: eft-gguf families; your default: eft-gguf families use NAME")
 
 
 def check_models(models: Given) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from eft_gguf.cli import display
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import (
     Given,
     dial_options,
@@ -17,7 +18,9 @@ from eft_gguf.cli.options import (
     model_options,
     open_models,
     sampling_options,
+    tell_of_toys,
 )
+from eft_gguf.cli.reading import read_input
 from eft_gguf.cli.reply import Reply, follow, follow_several
 from eft_gguf.errors import OptionError
 
@@ -28,8 +31,8 @@ SIDE_BY_SIDE = 8
 """Answers that -n makes at a time, each with room for a whole context in memory; more follow when these are done."""
 
 
-@click.command(short_help="Print one answer.")
-@click.argument("prompt")
+@click.command(cls=Command, short_help="Print one answer.")
+@click.argument("prompt", required=False)
 @click.option("--raw", is_flag=True, help="Continue PROMPT as plain text, without the chat template.")
 @click.option("--system", metavar="TEXT", help="A system message before PROMPT.")
 @click.option("-n", type=click.IntRange(min=1), metavar="N", help="Make N answers, with seeds in a row.")
@@ -45,7 +48,7 @@ SIDE_BY_SIDE = 8
 @sampling_options
 @model_options
 def run(
-    prompt: str,
+    prompt: str | None,
     raw: bool,
     system: str | None,
     n: int | None,
@@ -56,7 +59,11 @@ def run(
     sampling: Given,
     models: Given,
 ) -> None:
-    """Print one answer to PROMPT, as it comes. PROMPT - reads standard input."""
+    """Print one answer to PROMPT, as it comes.
+
+    Text on standard input follows PROMPT: echo TEXT | eft-gguf run "Summarise this". Without PROMPT, or with -, it is
+    the prompt.
+    """
     from eft_gguf import Blend, Sampling
 
     if raw and system is not None:
@@ -65,20 +72,21 @@ def run(
         raise click.UsageError("--logprobs needs --json: an answer printed as text has no place for them")
     Blend(**dials)  # what is out of range is refused before anything is loaded
     options = Sampling(**sampling, logprobs=logprobs)
-    prompt = read_prompt() if prompt == "-" else checked(prompt)
+    text = whole_prompt(prompt)
 
     messages = [{"role": "system", "content": checked(system)}] if system else []
-    messages.append({"role": "user", "content": prompt})
+    messages.append({"role": "user", "content": text})
     figures = stats or sys.stderr.isatty()
     if n is not None:
         models = {**models, "sequences": min(n, SIDE_BY_SIDE, models.get("batch", n))}
 
     with open_models(models) as eft:
+        tell_of_toys(eft, models)
         blend = eft.family.blended(dials)
         shown = [] if raw else list(eft.examples(blend))
         about = {"dials": dials_in_use(eft, blend), "examples": shown, "members": list(eft.members)}
         if n is not None:
-            chunks = eft.streams(prompt if raw else messages, n, blend=blend, sampling=options)
+            chunks = eft.streams(text if raw else messages, n, blend=blend, sampling=options)
 
             def show(number: int, answer: Reply) -> None:
                 if not as_json:
@@ -89,7 +97,7 @@ def run(
             result: dict[str, Any] = {"completions": [as_plain(eft, answer) for answer in replies], **about}
             interrupted = len(replies) < n or any(answer.finish_reason == "interrupted" for answer in replies)
         else:
-            one = eft.stream(prompt, blend=blend, sampling=options) if raw else None
+            one = eft.stream(text, blend=blend, sampling=options) if raw else None
             one = one or eft.chat(messages, blend=blend, sampling=options)
             reply = follow(one, (lambda text: None) if as_json else display.write)
             result = {**as_plain(eft, reply), **about}
@@ -108,7 +116,7 @@ def finish(reply: Reply, *, written: bool, figures: bool) -> None:
         display.write(reply.text)
     click.echo(nl=not reply.text.endswith("\n"))
     if figures:
-        display.note(display.footer(reply.timings, reply.finish_reason))
+        display.note(display.figures(reply.timings, reply.finish_reason))
     elif reply.finish_reason == "length":
         display.note("note: cut off: --max-tokens was reached, or the context is full (--ctx)")
 
@@ -134,23 +142,21 @@ def as_plain(eft: EFT, reply: Reply) -> dict[str, Any]:
     return plain
 
 
-def read_prompt() -> str:
-    """Standard input as text, without its last newline."""
-    data = sys.stdin.buffer.read()
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise OptionError(
-            f"standard input is not UTF-8: byte 0x{data[error.start]:02x} at position {error.start}",
-            hint="convert it first, for example: iconv -f latin1 -t utf-8 FILE | eft-gguf run -",
-        ) from None
-    return checked(text.removesuffix("\n"))
+def whole_prompt(prompt: str | None) -> str:
+    """PROMPT, a blank line, and what comes on standard input; either may be missing. Raises OptionError, UsageError."""
+    given = read_input(asked=prompt == "-")
+    if prompt in (None, "-"):
+        if prompt is None and not given.strip():
+            raise click.UsageError("Missing argument 'PROMPT', and standard input has no text")
+        return checked(given)
+    assert prompt is not None
+    return checked(prompt) + (f"\n\n{checked(given)}" if given.strip() else "")
 
 
 def checked(text: str) -> str:
     """An argument or input that a model can read: Python passes bytes that are no UTF-8 on as surrogates."""
     if not text.strip():
-        raise OptionError("the prompt is empty", hint="give a text, or - to read standard input")
+        raise OptionError("the prompt is empty", hint="give a text as PROMPT or on standard input")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -10,13 +10,14 @@ from typing import Any
 import click
 
 from eft_gguf.cli import display
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import Given, check_models, dial_options, model_options, sampling_options
 from eft_gguf.errors import EFTError
 
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
-@click.command(short_help="Serve OpenAI's API, and a page with the two dials.")
+@click.command(cls=Command, short_help="Serve OpenAI's API, and a page with the two dials.")
 @click.option(
     "--host", metavar="ADDRESS", help="Where to listen; others than loopback need a key.  [default: 127.0.0.1]"
 )

@@ -33,6 +33,8 @@ def press() -> Iterator[Callable[[str], list[str]]]:
         (f"one{ALT_ENTER}two\r", ["one\ntwo"]),
         ("one\\\rtwo\r", ["one\ntwo"]),
         ("\x1b[200~one\ntwo\n\x1b[201~three\r", ["one\ntwo\nthree"]),
+        ("\x1b[200~one\rtwo\rthree\x1b[201~\r", ["one\ntwo\nthree"]),
+        ("\x1b[200~/quit\rx\x1b[201~\r", ["/quit\nx"]),
         (f"oops{CTRL_C}Hi\r", ["Hi"]),
         (f"Hi\r{CTRL_C}never\r", ["Hi"]),
     ],
@@ -45,3 +47,16 @@ def test_the_history_outlives_the_session(press: Callable[[str], list[str]], sta
     assert press("Hi\r") == ["Hi"]
     assert press(f"{UP}there\r") == ["Hithere"]
     assert (state / "history").stat().st_mode & 0o777 == 0o600
+
+
+def test_ctrl_z_suspends(press: Callable[[str], list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    from prompt_toolkit.application import Application
+
+    suspended: list[bool] = []
+    monkeypatch.setattr(Application, "suspend_to_background", lambda self, *rest: suspended.append(True))
+    assert press("Hi\x1a\r") == ["Hi"] and suspended == [True]
+
+
+def test_a_history_that_cannot_be_kept(press: Callable[[str], list[str]], state: Path) -> None:
+    state.write_text("a file, where a folder is wanted")
+    assert press("Hi\rHo\r") == ["Hi", "Ho"]

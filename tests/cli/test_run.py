@@ -108,10 +108,10 @@ def test_stats_go_to_stderr(command: Callable, fake) -> None:
         (["Hello", "--behaviour", "inf"], b"", "behaviour"),
         (["Hello", "--trait", "cautious=nan"], b"", "cautious"),
         (["Hello", "--trait", "cautious=-1"], b"", "the weight of trait 'cautious' must be 0 or more, not -1.0"),
-        (["Hello", "--base-top-p", "1.5"], b"", "base_top_p must be above 0 and at most 1, not 1.5"),
-        (["Hello", "--tuned-top-p", "0"], b"", "tuned_top_p must be above 0 and at most 1, not 0.0"),
-        (["Hello", "--base-min-p", "-1"], b"", "base_min_p must be between 0 and 1, not -1.0"),
-        (["Hello", "--untuned-floor", "7"], b"", "untuned_floor must be a finite number, 0 or less, not 7.0"),
+        (["Hello", "--base-top-p", "1.5"], b"", "--base-top-p must be above 0 and at most 1, not 1.5"),
+        (["Hello", "--tuned-top-p", "0"], b"", "--tuned-top-p must be above 0 and at most 1, not 0.0"),
+        (["Hello", "--base-min-p", "-1"], b"", "--base-min-p must be between 0 and 1, not -1.0"),
+        (["Hello", "--untuned-floor", "7"], b"", "--untuned-floor must be a finite number, 0 or less, not 7.0"),
         (["Hello", "--temperature", "-1"], b"", "temperature"),
         (["Hello", "--stop", ""], b"", "stop"),
         (["too long"], b"", "the prompt has 600 tokens, the context holds 512"),
@@ -172,7 +172,7 @@ def test_all_further_sampling_options_arrive(command: Callable, fake, tmp_path) 
         (["--logit-bias", "x=1"], "'x=1' is not of the form ID=BIAS"),
         (["--grammar", "missing.gbnf"], "cannot read missing.gbnf: No such file or directory"),
         (["--json-schema", "latin.json"], "latin.json is not UTF-8 text"),
-        (["--xtc-probability", "2"], "xtc_probability must be between 0 and 1"),
+        (["--xtc-probability", "2"], "--xtc-probability must be between 0 and 1"),
     ],
 )
 def test_bad_constraints(arguments: list[str], message: str, command: Callable, fake, tmp_path, monkeypatch) -> None:
@@ -195,9 +195,9 @@ QUESTION = "What is the capital of Peru?"
         (["--grammar", "open.gbnf"], "the grammar does not parse as GBNF: Undefined rule identifier 'answer'"),
         (["--grammar", "deep.gbnf"], "the grammar has 2,000 brackets in one another, and 1,000 are the most"),
         (["--grammar", "long.gbnf"], "the grammar has 200,001 characters, and 200,000 are the most"),
-        (["--json-schema", "cut.json"], "json_schema is no JSON schema that can be followed"),
-        (["--json-schema", "banana.json"], "json_schema is no JSON schema that can be followed"),
-        (["--json-schema", "unique.json"], "json_schema has 'uniqueItems', which cannot be followed"),
+        (["--json-schema", "cut.json"], "--json-schema is no JSON schema that can be followed"),
+        (["--json-schema", "banana.json"], "--json-schema is no JSON schema that can be followed"),
+        (["--json-schema", "unique.json"], "--json-schema has 'uniqueItems', which cannot be followed"),
     ],
 )
 def test_what_cannot_steer_is_told_in_one_line(

@@ -8,7 +8,7 @@ from eft_gguf.cli.lazy import LazyCommands
 
 CONVERSIONS = {
     "hf": "A Hugging Face checkpoint folder into a GGUF model.",
-    "lora": "A PEFT adapter folder into a GGUF adapter.",
+    "lora": "An adapter folder of PEFT or mlx_lm into a GGUF adapter.",
     "delta": "The difference of two models into a GGUF adapter.",
     "align": "The vocabularies of a family made equal.",
     "quantize": "A GGUF model by llama.cpp's quantizer.",

@@ -9,14 +9,15 @@ import click
 from eft_gguf.cli.convert.common import PATH, bar, output_options, size, tell
 
 
-@click.command(short_help="A PEFT adapter folder into a GGUF adapter.")
+@click.command(short_help="An adapter folder of PEFT or mlx_lm into a GGUF adapter.")
 @click.argument("folder", type=PATH)
 @click.argument("output", type=PATH)
 @click.option("--untuned", metavar="REF", required=True, help="The model that it was trained on, as GGUF.")
 @output_options
 def lora(folder: Path, output: Path, untuned: str, force: bool, as_json: bool) -> None:
-    """Convert the LoRA adapter in FOLDER (adapter_config.json, adapter_model.safetensors) to the GGUF file OUTPUT.
+    """Convert the LoRA adapter in FOLDER to the GGUF file OUTPUT.
 
+    FOLDER is what PEFT's save_pretrained or mlx_lm.lora has written: adapter_config.json and the weights.
     Use it as the tuned model: --tuned lora:OUTPUT. It is loaded on --untuned before it gets its name.
     """
     from eft_gguf.convert.lora import convert_adapter

@@ -18,6 +18,7 @@ from eft_gguf.cli.evaluate.common import (
     publish,
     questions_option,
 )
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import Given, knowledge_options, model_options, open_models
 
 
@@ -30,7 +31,7 @@ def _numbers(ctx: click.Context, param: click.Parameter, value: str | None) -> l
         raise click.BadParameter(f"{value!r} is not a list of numbers, as in 0,0.5,1") from None
 
 
-@click.command(short_help="Sweep two traits against each other, and behaviour from 0 to 2.")
+@click.command(cls=Command, short_help="Sweep two traits against each other, and behaviour from 0 to 2.")
 @click.option("--from", "start", metavar="TRAIT", help="The trait at λ = 0.  [default: the family's first]")
 @click.option("--to", "end", metavar="TRAIT", help="The trait at λ = 1.  [default: its second]")
 @click.option("--steps", type=int, default=11, metavar="N", help="Points from one to the other.  [default: 11]")

@@ -12,6 +12,7 @@ import click
 
 from eft_gguf.cli.display import note
 from eft_gguf.cli.evaluate.common import Countdown, require_leave, run_option, stopped
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import NAMING, Given, dial_options, model_options, open_models
 from eft_gguf.errors import OptionError
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from eft_gguf import EFT
 
 
-@click.command(short_help="Is blending worth it, for your own prompts?")
+@click.command(cls=Command, short_help="Is blending worth it, for your own prompts?")
 @click.argument("prompts", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--large-tuned", metavar="REF", help="The really tuned large model; lora:FILE for an adapter on base.")
 @click.option("--base-system", metavar="TEXT", help="A further rival: base, asked for the form by this system message.")

@@ -21,11 +21,12 @@ from eft_gguf.cli.evaluate.common import (
     run_option,
     stopped,
 )
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import Given, machine_options
 from eft_gguf.errors import OptionError
 
 
-@click.command(short_help="Pre-training scale × fine-tuning scale: what does each bring?")
+@click.command(cls=Command, short_help="Pre-training scale × fine-tuning scale: what does each bring?")
 @click.option(
     "--size",
     "sizes",

@@ -20,11 +20,12 @@ from eft_gguf.cli.evaluate.common import (
     run_option,
     stopped,
 )
+from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import NAMING, Given, dial_options, model_options, open_models
 from eft_gguf.errors import OptionError
 
 
-@click.command(short_help="Token by token: where do tuned model and blend part?")
+@click.command(cls=Command, short_help="Token by token: where do tuned model and blend part?")
 @click.option(
     "--prompts",
     type=click.Path(dir_okay=False, path_type=Path),

@@ -11,6 +11,8 @@ SUMMARIES = {
     "show": "Show one: its models, where they are, where they come from.",
     "fetch": "Fetch what of a family is not on this disk.",
     "add": "Name three models of your own once, for -f NAME.",
+    "use": "Make one the default of all commands.",
+    "rm": "Remove a family that you added.",
 }
 
 
