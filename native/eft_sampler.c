@@ -17,6 +17,7 @@ typedef struct shared {
     size_t n_vocab;
     char *barred; /* by token: 1 if no reply may hold it */
     char *ends;   /* by token: 1 if it ends a reply */
+    eft_tokens shown; /* what base and untuned read before the text */
 } shared;
 
 /* One sampler. */
@@ -64,6 +65,20 @@ static double knowledge_of(const eft_row *rows, size_t n) {
     return 0;
 }
 
+/* Whether a member reads what is shown before the text. */
+static int is_shown(const state *s, size_t m) {
+    return s->common->shown.n > 0 && s->rows[m].role != EFT_TUNED;
+}
+
+/* What base and untuned read: what is shown, then the text, without a second token that begins all texts. */
+static int read_after_shown(const state *s, eft_tokens *whole) {
+    const eft_tokens *shown = &s->common->shown;
+    const struct llama_vocab *vocab = vocab_of(s->common->readers[s->common->host].ctx);
+    const size_t skip = s->said.id[0] == llama_vocab_bos(vocab) && shown->id[0] == s->said.id[0];
+    return eft_tokens_append(whole, shown->id, shown->n) != 0 ||
+           eft_tokens_append(whole, s->said.id + skip, s->said.n - skip) != 0;
+}
+
 /* Decodes on the others' contexts what has part in the next token. */
 static int decode_needed(state *s) {
     shared *common = s->common;
@@ -81,20 +96,29 @@ static int decode_needed(state *s) {
         }
     }
     /* A forgotten or doubled token would shift the models against each other, and the blend would look like noise. */
+    eft_tokens whole = {NULL, 0, 0};
+    if (common->shown.n > 0 && read_after_shown(s, &whole) != 0) {
+        free(whole.id);
+        return fail(s, "no memory");
+    }
+    int status = 0;
     if (llama_n_seq_max(host) == 1) {
         const size_t read = (size_t) (llama_memory_seq_pos_max(llama_get_memory(host), 0) + 1);
-        if (s->fresh ? read != s->said.n : read < s->said.n) {
-            return fail(s, "the host has read %zu tokens, the sampler was told of %zu", read, s->said.n);
+        const size_t told = is_shown(s, common->host) ? whole.n : s->said.n;
+        if (s->fresh ? read != told : read < told) {
+            status = fail(s, "the host has read %zu tokens, the sampler was told of %zu", read, told);
         }
     }
-    for (size_t m = 0; m < common->n_members; m++) {
+    for (size_t m = 0; status == 0 && m < common->n_members; m++) {
         char reason[sizeof s->error - 32];
+        const eft_tokens *text = is_shown(s, m) ? &whole : &s->said;
         if (m != common->host && needed(&s->rows[m], knowledge, &s->filter) &&
-            eft_reader_catch_up(&common->readers[m], s->sequence, &s->said, reason, sizeof reason) != 0) {
-            return fail(s, "member %d: %s", (int) m, reason);
+            eft_reader_catch_up(&common->readers[m], s->sequence, text, reason, sizeof reason) != 0) {
+            status = fail(s, "member %d: %s", (int) m, reason);
         }
     }
-    return 0;
+    free(whole.id);
+    return status;
 }
 
 /* ---- llama_sampler */
@@ -186,6 +210,7 @@ static void release(shared *common) {
     free(common->readers);
     free(common->barred);
     free(common->ends);
+    free(common->shown.id);
     free(common);
 }
 
@@ -407,6 +432,20 @@ int eft_sampler_prompt(struct llama_sampler *sampler, const llama_token *tokens,
     }
     sampler_reset(sampler);
     return eft_tokens_append(&s->said, tokens, n) == 0 ? 0 : fail(s, "no memory");
+}
+
+int eft_sampler_show(struct llama_sampler *sampler, const llama_token *tokens, size_t n) {
+    state *s = state_of(sampler);
+    if (!s) {
+        return -1;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (tokens[i] < 0 || (size_t) tokens[i] >= s->common->n_vocab) {
+            return -1;
+        }
+    }
+    s->common->shown.n = 0;
+    return eft_tokens_append(&s->common->shown, tokens, n) == 0 ? 0 : fail(s, "no memory");
 }
 
 int eft_sampler_decode(struct llama_sampler *sampler) {

@@ -71,6 +71,11 @@ int eft_sampler_dials(struct llama_sampler *sampler, const double *factors, cons
  * of earlier turns included. To be called once before a reply; after it llama_sampler_accept keeps count. */
 int eft_sampler_prompt(struct llama_sampler *sampler, const llama_token *tokens, size_t n);
 
+/* What base and untuned members read before the text, as examples of the tuned behaviour (n = 0: nothing); it stays for
+ * all texts to come, of clones too. A host that is base or untuned must have read it before the text as well, without a
+ * second token that begins all texts. -1 for a token that not all models have. */
+int eft_sampler_show(struct llama_sampler *sampler, const llama_token *tokens, size_t n);
+
 /* Decodes now what `apply` would decode first. Worth a call for its return value, and on a GPU between the host's
  * llama_decode and llama_sampler_sample: all models then compute without waiting for each other. */
 int eft_sampler_decode(struct llama_sampler *sampler);

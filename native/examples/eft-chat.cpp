@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "eft_sampler.h"
+#include "examples.h"
 #include "llama-cpp.h"
 
 static const char *USAGE =
@@ -24,6 +25,7 @@ static const char *USAGE =
     "  --untuned-floor X  --tuned-top-p X  --base-top-p X  --base-min-p X     filters\n"
     "  --temperature X  --top-k N  --top-p X  --min-p X  --seed N    0.7 (0 is greedy), 40, 0.95, 0.05, random\n"
     "  --grammar FILE      GBNF that replies must follow\n"
+    "  --examples FILE     JSONL of prompt and reply: base and untuned read them before each chat\n"
     "  --system TEXT  --prompt TEXT  --max-tokens N  --ids           --ids: token ids on standard error\n"
     "  --ctx N  --batch N  --threads N  --gpu-layers N               4096, 128, the cores, all\n";
 
@@ -97,14 +99,14 @@ static std::string piece(const llama_vocab *vocab, llama_token token) {
 
 using Messages = std::vector<std::pair<std::string, std::string>>; // role and content
 
-static std::string render(const llama_model *tuned, const Messages &messages) {
+static std::string render(const llama_model *tuned, const Messages &messages, bool asks = true) {
     std::vector<llama_chat_message> chat;
     for (const auto &message : messages) chat.push_back({message.first.c_str(), message.second.c_str()});
     const char *format = llama_model_chat_template(tuned, nullptr);
-    const int n = format ? llama_chat_apply_template(format, chat.data(), chat.size(), true, nullptr, 0) : -1;
+    const int n = format ? llama_chat_apply_template(format, chat.data(), chat.size(), asks, nullptr, 0) : -1;
     require(n >= 0, "the tuned model has no chat template, or one that llama.cpp does not know");
     std::string text(n, '\0');
-    llama_chat_apply_template(format, chat.data(), chat.size(), true, &text[0], n);
+    llama_chat_apply_template(format, chat.data(), chat.size(), asks, &text[0], n);
     return text;
 }
 
@@ -118,6 +120,7 @@ struct Chat {
     llama_sampler *eft = nullptr;
     const llama_vocab *vocab = nullptr;
     std::vector<llama_token> read, said_ids; // what base has read; the last turn with its reply
+    std::vector<llama_token> shown;          // what base and untuned read before each chat
     std::string said;                        // that turn as a text
 
     explicit Chat(const Flags &f) : flags(f) {
@@ -136,6 +139,10 @@ struct Chat {
                     "--lora " + flags.text("lora") + ": not an adapter of the untuned model");
         }
         build_chain();
+        if (flags.has("examples")) {
+            shown = tokenize(vocab, render(model(), read_examples(flags.text("examples")), false), true);
+            require(eft_sampler_show(eft, shown.data(), shown.size()) == 0, "--examples: a token that not all models have");
+        }
     }
     llama_model *model() const { return (tuned_model ? tuned_model : untuned_model).get(); } // the tuned one's weights
 
@@ -171,8 +178,11 @@ struct Chat {
         add(llama_sampler_init_dist((uint32_t) flags.number("seed", LLAMA_DEFAULT_SEED, 0, LLAMA_DEFAULT_SEED)));
     }
 
-    // Decodes on base what of `tokens` it has not read; the sampler does so by itself on the others.
-    void decode(const std::vector<llama_token> &tokens) {
+    // Decodes on base what of the examples and `text` it has not read; the sampler does so by itself on the others.
+    void decode(const std::vector<llama_token> &text) {
+        std::vector<llama_token> tokens = shown;
+        const bool begins_twice = !shown.empty() && text[0] == shown[0] && text[0] == llama_vocab_bos(vocab);
+        tokens.insert(tokens.end(), text.begin() + begins_twice, text.end());
         const size_t room = llama_n_ctx(base.get());
         require(tokens.size() < room, "the context is full, " + std::to_string(room) + " tokens: pass a larger --ctx");
         size_t keep = 0;

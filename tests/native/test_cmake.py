@@ -1,5 +1,6 @@
 """native/ by CMake, as a user builds it: with gcc and clang, with sanitizers, installed; and what eft-chat says."""
 
+import json
 import os
 import re
 import shutil
@@ -143,6 +144,37 @@ def test_a_second_turn_is_that_of_the_same_conversation(built):
             messages.append({"role": "assistant", "content": reply.text})
             said, tokens = said + reply.text + "\n", tokens + reply.tokens
     assert chat(built, stdin="\n".join(questions)) == (said, tokens)
+
+
+def test_examples_are_shown_to_base_and_untuned(built, tmp_path):
+    path = tmp_path / "shown.jsonl"
+    shown = [
+        {"prompt": "Which country is Oslo in?", "reply": "Sure! Oslo is in Norway. Anything else?"},
+        {"prompt": 'What is "Fe"?\t(é, 👍)', "reply": "Of course!\nIron."},
+    ]
+    # Once as JSON escapes it and once as UTF-8.
+    path.write_text(json.dumps(shown[0]) + "\n\n" + json.dumps(shown[1]) + "\n", encoding="utf-8")
+    plain = tmp_path / "plain.jsonl"
+    plain.write_text("".join(json.dumps(one, ensure_ascii=False) + "\n" for one in shown), encoding="utf-8")
+    questions, messages, said, tokens = [QUESTION, "Which country is Lima in?"], [], "", []
+    with EFT.bundled(threads=1, examples=shown) as eft:
+        for question in questions:
+            messages.append({"role": "user", "content": question})
+            reply = eft.complete(messages, blend=Blend(behaviour=0.5), sampling=Sampling(temperature=0))
+            messages.append({"role": "assistant", "content": reply.text})
+            said, tokens = said + reply.text + "\n", tokens + reply.tokens
+    for file in (path, plain):
+        flags = ["--behaviour", "0.5", "--examples", file]
+        assert chat(built, *flags, stdin="\n".join(questions)) == (said, tokens)
+    for line, says in (
+        ('{"prompt": "a"}', "line 1: prompt and reply"),
+        ('["a"]', "line 1: no object"),
+        ("", "no example"),
+    ):
+        path.write_text(line + "\n")
+        command = list(map(str, [built / "eft-chat", *MODELS, "--prompt", "a", "--examples", path]))
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 1 and says in done.stderr
 
 
 @pytest.mark.parametrize("series", ["Gemma 3", "Mamba", "Granite 4", "LFM2"])
