@@ -91,6 +91,8 @@ def main() -> int:
     parser.add_argument("--behaviour", action="append", choices=NAMES, help="only this one; may be repeated")
     parser.add_argument("--max-tokens", type=int, default=40, help="the longest reply")
     parser.add_argument("--limit", type=int, help="only so many tests of each half")
+    parser.add_argument("--setting", type=float, help="the dial behaviour, chosen elsewhere: nothing is chosen here")
+    parser.add_argument("--only", action="append", help="only the systems whose name begins so; may be repeated")
     arguments = parser.parse_args()
     about = machine.describe()
     run = Run(arguments.run, "behaviours study", {"max_tokens": arguments.max_tokens, "versions": versions()}, about)
@@ -135,15 +137,25 @@ class Study:
             most = SHOWN.get(self.name, EXAMPLES)
             for count, shown in ((0, ""), (most, f", shown {most}")):
                 tried = {setting_name(blend): System(kind, blend, count) for blend in GRID}
-                replies = self.replies("choose", self.choosing, tried)
-                best = max(tried, key=lambda name: sum(successes(replies[name])))
+                best = self.chosen(kind, count, tried)
                 chosen[f"blend{label}{shown}"] = best
                 systems[f"blend (1, 1){label}{shown}"] = System(kind, PAPER, count)
                 if best != setting_name(PAPER):
-                    systems[f"blend {best}{label}{shown}, chosen"] = tried[best]
+                    systems[f"blend {best}{label}{shown}"] = tried[best]
         if self.found("large") is not None:
             systems[LARGE] = System("large", TUNED)
+        if only := self.arguments.only:
+            systems = {name: one for name, one in systems.items() if name.startswith(tuple(only)) or name == "tuned"}
         return self.replies("report", self.reporting, systems), chosen
+
+    def chosen(self, kind: str, count: int, tried: dict[str, System]) -> str:
+        """The name of the best setting on the choosing half, or of the one that was given."""
+        if self.arguments.setting is not None:
+            blend = Blend(behaviour=self.arguments.setting)
+            tried.setdefault(setting_name(blend), System(kind, blend, count))
+            return setting_name(blend)
+        replies = self.replies("choose", self.choosing, tried)
+        return max(tried, key=lambda name: sum(successes(replies[name])))
 
     def replies(self, part: str, cases: Sequence[Case], systems: Mapping[str, System]) -> dict[str, list[Reply]]:
         """Replies by system; those that the run does not hold yet are asked for, all of one family in turn."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
+import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
 from collections.abc import Sequence as Seq
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +32,7 @@ from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings, Witness
 from eft_gguf.engine.speculation import AUTO, OFF, checked_setting
 from eft_gguf.engine.text import TextStream
+from eft_gguf.engine.turn import Turn
 from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.models.cache import require_kv_type
 from eft_gguf.models.compatibility import require
@@ -43,9 +46,9 @@ from eft_gguf.reply import Reply
 class EFT:
     """A family of models, loaded, that answers as one.
 
-    Make one with `EFT.open` or `EFT.bundled`, and close it, or use it in a `with` statement. One thread at a time:
-    replies may be under way side by side, in iterators that are asked in any order, but all in one thread. What one of
-    them is asked for lets all go on.
+    Make one with `EFT.open` or `EFT.bundled`, and close it, or use it in a `with` statement. Replies may be under way
+    side by side, in iterators that are asked in any order, from any threads: these take turns, and what one of them is
+    asked for lets all go on. A process that was forked must open its own.
     """
 
     def __init__(
@@ -70,8 +73,7 @@ class EFT:
         setting = checked_setting(speculate)
         hardware = Hardware(threads, gpu_layers, device, flash_attn, kv_type, repack)
         for name, value in {"ctx": ctx, "batch": batch, "sequences": sequences}.items():
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be 1 or more, not {value}", hint="leave it out for the default")
+            _require_count(name, value)
         if sequences > batch:
             raise OptionError(
                 f"{sequences} sequences need a batch of as many tokens, not {batch}", hint="pass a larger batch"
@@ -94,6 +96,7 @@ class EFT:
             members = {"base": base, "untuned": untuned, **others}
             plan = Plan(members, family.untuned_of, sequences, batch, kv_type, flash_attn != "off", len(self._examples))
             plan.require(self.ctx, free_memory() + separate_memory(place(device, list(members)).values()))
+        self._turn = Turn()
         self._ensemble = Ensemble(
             family.members,
             family.untuned_of,
@@ -115,6 +118,8 @@ class EFT:
         except BaseException:
             self._ensemble.close()
             raise
+        # One that is dropped without `close` frees its models as well.
+        self._free = weakref.finalize(self, _free, self._turn, self._ensemble)
         self._speculation = speculation
         self._engine = Engine(self._ensemble, queue=queue, speculation=speculation)
         tuned = self._ensemble.tuned
@@ -195,6 +200,11 @@ class EFT:
         return self._demonstrations.turns({**self.family.weights, **traits})
 
     @property
+    def sequences(self) -> int:
+        """How many replies may be under way at a time."""
+        return self._ensemble.sequences
+
+    @property
     def n_vocab(self) -> int:
         """How many token ids all models know."""
         return self._ensemble.n_vocab
@@ -222,6 +232,7 @@ class EFT:
 
         examples: whether base and untuned are shown the examples that the models were opened with.
         """
+        _require_messages(messages, "chat")
         return self._start(self.read(messages, blend, examples), blend, sampling)
 
     def complete(
@@ -299,7 +310,8 @@ class EFT:
             prompts = reads[numbers[0]].ids
             self._engine.require_room(prompts)
             group = [sequences[number] for number in numbers]
-            greedy_sequences(self._engine, prompts, group, max_tokens=sampling.max_tokens)
+            with self._turn:
+                greedy_sequences(self._engine, prompts, group, max_tokens=sampling.max_tokens)
         replies = []
         for sequence, read in zip(sequences, reads, strict=True):
             stream = TextStream()
@@ -312,13 +324,16 @@ class EFT:
 
     def score(self, text: str, *, blend: Blend | None = None) -> Score:
         """Log-probabilities of the tokens of `text` under the blend and each model. Raises ContextError."""
+        if not isinstance(text, str):
+            raise OptionError(f"score takes a text, not {type(text).__name__}", hint="chat_text makes one of messages")
         ids = self.token_ids(text, begin=True)
         texts = [self.bytes_of(token).decode("utf-8", "replace") for token in ids]
         if len(ids) < 2:
             nothing = np.full(len(ids), np.nan)
             return Score(ids, texts, nothing, {name: nothing.copy() for name in self.members})
         blend = blend or self.family.blend
-        by_member, blended = self._engine.score(ids, self.family.factors(blend), blend.filter)
+        with self._turn:
+            by_member, blended = self._engine.score(ids, self.family.factors(blend), blend.filter)
         first = [np.nan]
         members = {name: np.concatenate([first, row]) for name, row in zip(self.members, by_member, strict=True)}
         return Score(ids, texts, np.concatenate([first, blended]), members)
@@ -342,7 +357,8 @@ class EFT:
                 raise OptionError("a context or continuation is empty", hint="give each at least one token")
             self._prompts.require_shared("text", *prompts, continuation)
             read.append((prompts, continuation))
-        return self._engine.likelihoods(read, self.family.factors(blend), blend.filter)
+        with self._turn:
+            return self._engine.likelihoods(read, self.family.factors(blend), blend.filter)
 
     def token_ids(self, text: str, *, begin: bool = False) -> list[int]:
         """The token ids of a text, control tokens read as such. begin: after the BOS token, where models want one."""
@@ -377,9 +393,10 @@ class EFT:
         """Each token of a reply to `prompt`, and the logits before it: by member name, and under "blend".
 
         reply: a text, or the token ids of a Completion. The text of a late reply is read as the ids sampled for it.
-        The logits are views that hold until the next are asked for; tokens that no reply may hold have −inf.
+        Tokens that no reply may hold have −inf.
 
-        Raises ContextError where the reply does not fit, OptionError where it holds no token.
+        Raises ContextError where the reply does not fit, OptionError where it holds no token, and EFTError where
+        something else is decoded before all of it is taken.
         """
         blend = blend or self.family.blend
         factors = self.family.factors(blend)
@@ -388,10 +405,14 @@ class EFT:
         if not tokens:
             raise OptionError("the reply is empty: it holds no token", hint="give a text, or what a model replied")
         self._prompts.require_shared("reply", tokens)
-        blended = np.empty(self._ensemble.n_vocab, np.float32)
-        for token, rows in zip(tokens, self._engine.replay(read.ids, tokens), strict=True):
-            self._engine.blended(rows, factors, blend.filter, blended)
-            logits = {name: row[: len(blended)] for name, row in zip(self.members, rows, strict=True)}
+        replayed = self._engine.replay(read.ids, tokens)
+        for token in tokens:
+            with self._turn:
+                rows = next(replayed)
+                blended = np.empty(self._ensemble.n_vocab, np.float32)
+                self._engine.blended(rows, factors, blend.filter, blended)
+                # Copies: whatever is decoded next would change the rows in the caller's hands.
+                logits = {name: row[: len(blended)].copy() for name, row in zip(self.members, rows, strict=True)}
             yield token, {**logits, "blend": blended}
 
     def bytes_of(self, token: int) -> bytes:
@@ -400,7 +421,7 @@ class EFT:
 
     def close(self) -> None:
         """Free the models. The object cannot be used afterwards."""
-        self._ensemble.close()
+        self._free()
 
     def __enter__(self) -> EFT:
         return self
@@ -426,6 +447,7 @@ class EFT:
         token came.
         """
         sampling, blend = sampling or Sampling(), blend or self.family.blend
+        self._turn.require_process()
         read = prompt if isinstance(prompt, Prompt) else self.read(prompt, blend, examples, tools)
         factors = self.family.factors(blend)
         tuned = read.ids[self._ensemble.tuned[0]]
@@ -433,20 +455,27 @@ class EFT:
         sequence = Sequence(read.ids, factors, sampler, max_tokens=sampling.max_tokens, filter=blend.filter)
         sequence.witness = witness
         try:
-            self._engine.add(sequence)
+            with self._turn:
+                self._engine.add(sequence)
         except BaseException:
             sequence.sampler.close()
             raise
 
         def ended(sequence: Sequence) -> None:
-            self._engine.remove(sequence)
-            self._prompts.remember(read.texts, sequence)
+            if not self._ensemble.closed:
+                self._engine.remove(sequence)
+                self._prompts.remember(read.texts, sequence)
+            else:
+                sequence.sampler.close()
 
-        return Reply(sequence, stop=sampling.stop, piece=self._piece, factors=self.family.factors, ended=ended)
+        return Reply(
+            sequence, stop=sampling.stop, piece=self._piece, factors=self.family.factors, turn=self._turn, ended=ended
+        )
 
     def step(self) -> None:
         """Bring on all replies that were begun: by a token, or by a piece of their prompts."""
-        self._engine.step()
+        with self._turn:
+            self._engine.step()
 
     @property
     def running(self) -> int:
@@ -469,11 +498,13 @@ class EFT:
         with closing(reply):
             yield Chunk("", None, None, reply.timings)
             while reply.finish_reason is None:
-                # Another reply's step may have brought tokens of this one as well.
-                if not reply.pending:
-                    self._tokenizer()
-                    self._engine.step()
-                yield reply.next_chunk()
+                with self._turn:
+                    # Another reply's step may have brought tokens of this one as well.
+                    if not reply.pending:
+                        self._tokenizer()
+                        self._engine.step()
+                    chunk = reply.next_chunk()
+                yield chunk
 
     def read(
         self,
@@ -486,7 +517,8 @@ class EFT:
 
         Raises OptionError for messages of a wrong form, ContextError for ids that not all models know.
         """
-        return self._prompts.read(prompt, tools=tools, shown=self.examples(blend) if examples else ())
+        with self._turn:
+            return self._prompts.read(prompt, tools=tools, shown=self.examples(blend) if examples else ())
 
     def _piece(self, token: int) -> bytes:
         return self._tokenizer().piece(token)
@@ -495,3 +527,21 @@ class EFT:
         if self._ensemble.closed:
             raise EFTError("these models were closed", hint="open the family again")
         return self._ensemble.tokenizer
+
+
+def _free(turn: Turn, ensemble: Ensemble) -> None:
+    """Free the models when nobody uses them. In a forked process they are not its own to free."""
+    turn.after(ensemble.close)
+
+
+def _require_messages(messages: object, method: str) -> None:
+    if isinstance(messages, (str, bytes)):
+        raise OptionError(
+            f"{method} takes messages, not {type(messages).__name__}",
+            hint='[{"role": "user", "content": "…"}]; stream and complete continue a text',
+        )
+
+
+def _require_count(name: str, value: Any) -> None:
+    if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 1):
+        raise OptionError(f"{name} must be 1 or more, not {value!r}", hint="leave it out for the default")

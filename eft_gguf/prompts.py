@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from typing import Any
+
+import numpy as np
 
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.llama import Model
@@ -63,8 +66,8 @@ class Prompts:
             ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
             self.require_shared("prompt", ids)
             return Prompt([prompt for _ in members], [ids for _ in members])
-        if isinstance(prompt, list) and prompt and isinstance(prompt[0], int):
-            ids = [token for token in prompt if isinstance(token, int)]
+        if isinstance(prompt, (list, tuple, np.ndarray)) and len(prompt) and isinstance(prompt[0], Integral):
+            ids = _whole_numbers(prompt)
             self.require_shared("prompt", ids)
             text = b"".join(model.piece(token, special=True) for token in ids).decode("utf-8", "replace")
             return Prompt([text for _ in members], [ids for _ in members])
@@ -153,3 +156,13 @@ def _after_examples(
         except OptionError:
             pass
     return fill([*messages[:begins], *shown, *messages[begins:]])
+
+
+def _whole_numbers(prompt: Any) -> list[int]:
+    """Token ids, NumPy's numbers among them. Raises OptionError for anything else in the list."""
+    for place, token in enumerate(prompt):
+        if isinstance(token, (bool, np.bool_)) or not isinstance(token, Integral):
+            raise OptionError(
+                f"the prompt is a list of token ids, but entry {place} is {token!r:.40}", hint="give whole numbers only"
+            )
+    return [int(token) for token in prompt]

@@ -9,12 +9,14 @@ from eft_gguf.blend.equation import Blend
 from eft_gguf.completion import Chunk
 from eft_gguf.engine.sequence import Sequence, Timings
 from eft_gguf.engine.text import TextStream
+from eft_gguf.engine.turn import Turn
 
 
 class Reply:
     """A sequence that the engine has, and how far it was shown.
 
-    piece: the bytes of a token id.  ended: called once by `close`, which must be called whatever comes.
+    piece: the bytes of a token id.  turn: whose it is to use the models.  ended: called once after `close`, which must
+    be called whatever comes; at once, or when those who use the models are done.
     """
 
     def __init__(
@@ -24,11 +26,12 @@ class Reply:
         stop: Seq[str],
         piece: Callable[[int], bytes],
         factors: Callable[[Blend], tuple[float, ...]],
+        turn: Turn,
         ended: Callable[[Sequence], None],
     ) -> None:
         self._sequence = sequence
         self._stream = TextStream(stop)
-        self._piece, self._factors, self._ended = piece, factors, ended
+        self._piece, self._factors, self._turn, self._ended = piece, factors, turn, ended
         self._shown = 0
         self._closed = False
         self.finish_reason: str | None = None
@@ -75,6 +78,9 @@ class Reply:
         """Leave the engine, finished or not."""
         if not self._closed:
             self._closed = True
-            # Others' steps, and rounds of speculation, bring tokens that nobody saw where a reply ends early.
-            self._sequence.drop(len(self._sequence.generated) - self._shown)
-            self._ended(self._sequence)
+            self._turn.after(self._leave)
+
+    def _leave(self) -> None:
+        # Others' steps, and rounds of speculation, bring tokens that nobody saw where a reply ends early.
+        self._sequence.drop(len(self._sequence.generated) - self._shown)
+        self._ended(self._sequence)

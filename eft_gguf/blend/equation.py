@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from eft_gguf.errors import OptionError
 
+MOST = 1000
+"""The largest dial: far beyond use, and sums of logits stay within float32."""
 NO_NEGATIVE = "0 leaves the trait out; a negative behaviour turns all fine-tuning around"
 
 
@@ -94,7 +97,8 @@ class Blend:
     traits: weight by trait name; a trait not named keeps the weight that its family gives it.
     filter: what keeps tokens from winning by noise; see `Filter`.
 
-    Raises OptionError where a value is no finite number, or a weight is negative.
+    Numbers of NumPy are taken as well. Raises OptionError where a value is no finite number or beyond ±1,000, or a
+    weight is negative.
     """
 
     knowledge: float = 1.0
@@ -103,12 +107,18 @@ class Blend:
     filter: Filter = field(default_factory=Filter)
 
     def __post_init__(self) -> None:
-        _require_finite("knowledge", self.knowledge)
-        _require_finite("behaviour", self.behaviour)
-        for name, weight in self.traits.items():
-            _require_finite(f"the weight of trait {name!r}", weight)
+        for name in ("knowledge", "behaviour"):
+            object.__setattr__(self, name, _dial(name, getattr(self, name)))
+        if not isinstance(self.traits, Mapping):
+            raise OptionError(
+                f"traits must be a mapping of names to weights, not {self.traits!r:.80}",
+                hint='for example Blend(traits={"helpful": 0.7})',
+            )
+        traits = {name: _dial(f"the weight of trait {name!r}", weight) for name, weight in self.traits.items()}
+        for name, weight in traits.items():
             if weight < 0:
                 raise OptionError(f"the weight of trait {name!r} must be 0 or more, not {weight!r}", hint=NO_NEGATIVE)
+        object.__setattr__(self, "traits", traits)
         if not isinstance(self.filter, Filter):
             raise OptionError(
                 f"filter must be a Filter, not {self.filter!r}", hint="Blend(filter=Filter(base_min_p=0.1))"
@@ -190,6 +200,13 @@ def log_softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum()), dtype=np.float64)
 
 
-def _require_finite(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise OptionError(f"{name} must be a finite number, not {value!r}", hint="1 is the paper's setting")
+def _dial(name: str, value: Any) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) and isinstance(value, Real) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise OptionError(f"{name} must be a finite number, not {value!r:.80}", hint="1 is the paper's setting")
+    if abs(number) > MOST:
+        raise OptionError(f"{name} must be at most {MOST:,} in size, not {number:g}", hint="1 is the paper's setting")
+    return number

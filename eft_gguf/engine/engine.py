@@ -40,6 +40,7 @@ class Engine:
         self._slots = Slots(ensemble)
         self._waiting: deque[Sequence] = deque()
         self._queue = queue
+        self._reads = 0  # how often something was decoded by others than a replay under way
         self._filtered_blend = FilteredBlend(ensemble.n_vocab, ensemble.untuned)
 
     def add(self, sequence: Sequence) -> None:
@@ -106,6 +107,7 @@ class Engine:
         token could not be drawn, for which `error` says why. Its slot is then free for the next in the queue.
         """
         self._admit()
+        self._reads += 1
         plan = schedule(self._slots, self.ensemble)
         try:
             seconds = self._draft(plan)
@@ -197,6 +199,8 @@ class Engine:
         self, waiting: deque[tuple[int, tuple[Seq[Seq[int]], Seq[int]]]]
     ) -> Iterator[tuple[int, list[NDArray[np.float32]]]]:
         members = range(len(self.ensemble.names))
+        self._reads += 1
+        reads = self._reads
         try:
             while waiting:
                 group: dict[int, tuple[int, Seq[Seq[int]], Seq[int]]] = {}
@@ -213,10 +217,23 @@ class Engine:
                     self._slots.require_free()
                 longest = max(len(tokens) for _, _, tokens in group.values())
                 for start in range(0, longest, self.ensemble.outputs):
-                    yield from self._read_again(group, start)
+                    for item in self._read_again(group, start):
+                        yield item
+                        self._require_undisturbed(reads)
         except BaseException:
-            self._slots.recover()
+            if not self.ensemble.closed:
+                self._slots.recover()
             raise
+
+    def _require_undisturbed(self, reads: int) -> None:
+        """Raise EFTError where the logits of a replay are no longer those that its decode gave."""
+        if self.ensemble.closed:
+            raise EFTError("these models were closed in the middle of a replay", hint="open the family again")
+        if self._reads != reads:
+            raise EFTError(
+                "something else was decoded in the middle of a replay, and its logits are gone",
+                hint="take all of a replay before anything else runs: list(eft.replay(…))",
+            )
 
     def _read_prompts(self, slot: Slot, prompts: Seq[Seq[int]]) -> None:
         """Decode what a slot does not hold of prompts, but for their last tokens."""
@@ -276,6 +293,7 @@ class Engine:
         only what that does not hold yet.
         """
         slot = self._slots.closest(ids)
+        self._reads += 1
         try:
             for member, own in ids.items():
                 while (start := len(slot.cached[member])) < len(own):
