@@ -232,15 +232,10 @@ def test_a_named_pipe_is_not_waited_for(command: Callable, tmp_path: Path, fake)
 
 def test_what_a_family_file_says_cannot_steer_the_terminal(command: Callable, tmp_path: Path) -> None:
     path = tmp_path / "odd.toml"
-    path.write_text(
-        'name = "odd"\nabout = "bad \\u001b]0;owned\\u0007"\nbase = "a\\u001b[2J.gguf"\nuntuned = "b"\ntuned = {x = "c"}\n'
-    )
-    for call in (
-        ["families", "show", str(path)],
-        ["doctor", "--quick", "-f", str(path)],
-        ["run", "x", "-f", str(path)],
-    ):
-        outcome = command(*call)
+    lines = ['name = "odd"', 'about = "bad \\u001b]0;owned\\u0007"', 'base = "a\\u001b[2J.gguf"', 'untuned = "b"']
+    path.write_text("\n".join([*lines, 'tuned = {x = "c"}']))
+    for call in (["families", "show"], ["doctor", "--quick", "-f"], ["run", "x", "-f"]):
+        outcome = command(*call, str(path))
         assert "\x1b" not in outcome.out + outcome.err and "\x07" not in outcome.out
 
 
