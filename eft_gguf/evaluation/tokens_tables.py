@@ -55,8 +55,8 @@ def _examples(found: Tokens) -> Table:
 
 
 def _quoted(text: str) -> str:
-    """Control characters written out, line breaks as a sign."""
-    return "".join(f"\\x{ord(c):02x}" if not c.isprintable() else c for c in text.replace("\n", "⏎"))
+    """Control characters and the bar, which would end a cell, written out."""
+    return "".join(f"\\x{ord(c):02x}" if c == "|" or not c.isprintable() else c for c in text.replace("\n", "⏎"))
 
 
 def _text(share: Share, scale: int = 100) -> str:

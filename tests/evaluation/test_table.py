@@ -47,9 +47,3 @@ def test_a_page_without_marks_is_left_alone(text: str, tmp_path: Path) -> None:
     assert page.read_text("utf-8") == text
     with pytest.raises(OptionError, match="cannot read"):
         write_section("facts", "new", tmp_path / "none.md")
-
-
-def test_a_bar_does_not_end_a_cell_of_a_page() -> None:
-    table = Table("T", ("a", "b"), [("<|im_end|>", "1")])
-    assert "| <\\|im_end\\|> | 1 |" in table.markdown()
-    assert "<|im_end|>" in table.text()
