@@ -19,6 +19,8 @@ setup:
 
 demo: setup
 	@$(BIN)/eft-gguf demo
+	@echo 'To have eft-gguf in this terminal, and to talk to these toy models:'
+	@echo '    . $(BIN)/activate && eft-gguf chat'
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)

@@ -38,3 +38,28 @@ def test_data_files_are_listed() -> None:
     files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     data = {path for path in files if path.suffix != ".py"}
     assert data <= listed, data - listed
+
+
+def test_the_page_for_an_index_stands_alone() -> None:
+    """Pictures and links that are relative would lead nowhere there."""
+    page = (ROOT / SETTINGS["project"]["readme"]).read_text(encoding="utf-8")
+    assert "](" not in page and "<img" not in page and len(page) > 500
+
+
+def test_the_sdist_is_told_of_every_folder() -> None:
+    lines = (ROOT / "MANIFEST.in").read_text(encoding="utf-8").splitlines()
+    grafted = {line.removeprefix("graft ") for line in lines if line.startswith("graft ")}
+    assert {"docs", "native", "tests", "tools", "examples", "benchmarks", "family"} <= grafted
+    assert all((ROOT / folder).is_dir() for folder in grafted)
+    assert SETTINGS["tool"]["setuptools"]["include-package-data"] is False
+
+
+def test_the_demo_ends_with_how_to_go_on() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "/activate && eft-gguf chat" in makefile
+    assert "`make demo`" in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")
+
+
+def test_the_pinned_version_is_the_same_everywhere() -> None:
+    [pin] = [entry for entry in SETTINGS["project"]["dependencies"] if entry.startswith("llama-cpp-python")]
+    assert pin in (ROOT / "docs" / "install.md").read_text(encoding="utf-8")

@@ -7,7 +7,7 @@
 set -eu
 
 venv=$1
-extras=${EXTRAS:-dev}
+extras=${EXTRAS:-dev,server}
 log=$venv/setup.log
 stamp=$venv/setup.stamp
 

@@ -6,7 +6,7 @@ import json
 
 import click
 
-from eft_gguf.cli.display import Status
+from eft_gguf.cli.display import Status, coloured, printable
 from eft_gguf.cli.grouping import Command
 from eft_gguf.cli.options import REFERENCES, Given, check_models, model_options
 from eft_gguf.cli.reply import interruption
@@ -29,7 +29,7 @@ def doctor(quick: bool, as_json: bool, models: Given) -> None:
     """
     check_models(models)
     from eft_gguf.doctor.examine import examine
-    from eft_gguf.doctor.report import Report, Verdict, text_of
+    from eft_gguf.doctor.report import Check, Report, text_of
     from eft_gguf.models.family import Family, family_from_references, load_family
 
     named = {name: models.pop(name) for name in (*REFERENCES, "family") if name in models}
@@ -39,8 +39,11 @@ def doctor(quick: bool, as_json: bool, models: Given) -> None:
             return family_from_references(named["base"], named["untuned"], named["tuned"])
         return load_family(named.get("family"))
 
-    def mark(verdict: Verdict) -> str:
-        return click.style(verdict, fg=COLOURS[verdict])
+    def shown(check: Check) -> str:
+        # Names in a model's file may hold what steers a terminal.
+        text = printable(text_of(check))
+        colour = None if coloured() is False else COLOURS[check.verdict]
+        return click.style(check.verdict, fg=colour) + text.removeprefix(check.verdict)
 
     report = Report(named.get("family") or ("from references" if named else "bundled"))
     stopped = False
@@ -52,13 +55,13 @@ def doctor(quick: bool, as_json: bool, models: Given) -> None:
             status(what if what.startswith(("loading", "measuring")) else f"measuring {what}")
 
         if not as_json:
-            click.echo(f"family: {report.family}\n")
+            click.echo(printable(f"family: {report.family}\n"))
         try:
             for check in examine(open_family, models, quick=quick, tick=tick):
                 report.checks.append(check)
                 status.clear()
                 if not as_json:
-                    click.echo(text_of(check, mark))
+                    click.echo(shown(check))
         except Interrupted:
             stopped = True
     if as_json:

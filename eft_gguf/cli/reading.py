@@ -65,6 +65,6 @@ def _is_handed_in() -> bool:
         return True
     if stat.S_ISCHR(os.fstat(descriptor).st_mode):
         return False
-    if not select.select([descriptor], [], [], PATIENCE)[0]:
+    if os.name != "nt" and not select.select([descriptor], [], [], PATIENCE)[0]:
         note("waiting for standard input to end; if there is none to come, add: < /dev/null")
     return True

@@ -31,6 +31,7 @@ _OPTIONAL_CHECKS: dict[str, tuple[Callable[[float], bool], str]] = {
     "max_tokens": (lambda v: v >= 1 and v == int(v), "a whole number, 1 or more"),
     "logprobs": (lambda v: 0 <= v <= 100 and v == int(v), "a whole number from 0 to 100"),
 }
+_LEFT_OUT = {"seed": "leave it out, and one is drawn", "max_tokens": "leave it out for no limit"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,5 +106,5 @@ def _require(name: str, value: float, holds: Callable[[float], bool], wanted: st
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not holds(value):
         usual = next(entry.default for entry in fields(Sampling) if entry.name == name)
-        hint = f"leave it out for {'none' if usual is None else usual}"
+        hint = _LEFT_OUT.get(name) or f"leave it out for {'none' if usual is None else usual}"
         raise OptionError(f"{name} must be {wanted}, not {value!r}", hint=hint)

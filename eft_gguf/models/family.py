@@ -16,7 +16,7 @@ from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
-from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, resolve
+from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, require_files, resolve
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -213,8 +213,8 @@ def family_from_references(base: str | Path, untuned: str | Path, tuned: Tuned) 
             for name, entry in tuned.items()
         ]
     else:
-        several = [tuned] if isinstance(tuned, (str, Path)) else tuned
-        parsed = [parse_tuned(str(text)) for text in several]
+        parsed = [parse_tuned(str(text)) for text in ([tuned] if isinstance(tuned, (str, Path)) else tuned)]
+        require_files((str(base), str(untuned), *(reference for _, reference, _ in parsed)))
         unnamed = next((ref for name, ref, _ in parsed if name is None), None)
         if unnamed is not None and len(parsed) > 1:
             raise OptionError(

@@ -97,6 +97,17 @@ def on_disk(text: str, *, relative_to: Path | None = None) -> bool:
         return False
 
 
+def require_files(references: Sequence[str]) -> None:
+    """Raise ModelFileError with all paths that lead nowhere, where it is more than one: `resolve` tells of one."""
+    plain = [text for text in dict.fromkeys(references) if not text.removeprefix(ADAPTER).startswith(SCHEMES)]
+    missing = [text for text in plain if located(text) is None]
+    if len(missing) > 1:
+        raise ModelFileError(
+            f"there are no files {', '.join(missing[:-1])} and {missing[-1]}",
+            hint="check the paths, or fetch the models first",
+        )
+
+
 def first_on_disk(texts: Sequence[str], *, relative_to: Path | None = None) -> str:
     """Of several references to the same model, the first that leads to a file here; the first of all if none does."""
     return next((text for text in texts if located(text, relative_to=relative_to)), texts[0])

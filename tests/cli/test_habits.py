@@ -228,3 +228,17 @@ def test_a_named_pipe_is_not_waited_for(command: Callable, tmp_path: Path, fake)
     os.mkfifo(tmp_path / "pipe")
     outcome = command("run", "Hi", "--grammar", str(tmp_path / "pipe"))
     assert outcome.code == 2 and "is a named pipe" in outcome.err
+
+
+def test_what_a_family_file_says_cannot_steer_the_terminal(command: Callable, tmp_path: Path) -> None:
+    path = tmp_path / "odd.toml"
+    lines = ['name = "odd"', 'about = "bad \\u001b]0;owned\\u0007"', 'base = "a\\u001b[2J.gguf"', 'untuned = "b"']
+    path.write_text("\n".join([*lines, 'tuned = {x = "c"}']))
+    for call in (["families", "show"], ["doctor", "--quick", "-f"], ["run", "x", "-f"]):
+        outcome = command(*call, str(path))
+        assert "\x1b" not in outcome.out + outcome.err and "\x07" not in outcome.out
+
+
+def test_a_seed_out_of_range_says_what_leaving_it_out_does(command: Callable, fake) -> None:
+    outcome = command("run", "Hi", "--seed", "-5")
+    assert outcome.err.startswith("error: --seed must be a whole number from 0") and "one is drawn" in outcome.err

@@ -154,3 +154,8 @@ def test_in_a_terminal(references: list[str]) -> None:
     assert result.returncode == 0
     assert "4 tokens at" in text and "ms per token: base" in text
     assert "tokens at" not in result.stdout
+
+
+def test_all_missing_files_are_named_at_once(command: Callable) -> None:
+    outcome = command("run", "Hi", "--base", "a.gguf", "--untuned", "b.gguf", "--tuned", "lora:c.gguf")
+    assert outcome.code == 2 and outcome.err.startswith("error: there are no files a.gguf, b.gguf and lora:c.gguf")

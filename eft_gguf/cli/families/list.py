@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eft_gguf.cli.display import printable
+
 if TYPE_CHECKING:
     from eft_gguf.models.presets import Listed
 
@@ -38,7 +40,8 @@ def list(as_json: bool) -> None:
     rows = [("name", "here", "all files", "base with tuned"), *map(_row, records)]
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+        line = "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]])
+        click.echo(printable(line).rstrip())
     click.echo("\nUse one: eft-gguf chat -f NAME   details: eft-gguf families show NAME")
 
 

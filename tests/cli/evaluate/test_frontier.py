@@ -145,7 +145,7 @@ def test_ctrl_c_says_what_is_done(command: Callable, monkeypatch: pytest.MonkeyP
         (["--plot", "picture.txt"], "picture.txt is no name of a picture"),
         (["--plot", "nowhere/picture.svg"], "there is no folder"),
         (["--page", "nowhere.md"], "cannot read nowhere.md"),
-        (["--max-tokens", "0"], "max_tokens"),
+        (["--max-tokens", "0"], "--max-tokens must be"),
     ],
 )
 def test_what_is_wrong_is_told_before_anything_is_asked(

@@ -223,7 +223,7 @@ def test_plain_chats_have_lengths_but_no_verdict(command: Callable, tmp_path: Pa
         ('{"prompt": "a", "split": "choose"}\n', (), "holds no prompt to report on"),
         ('{"prompt": "a", "split": "report"}\n', (), "holds no prompt to choose settings on"),
         ('{"prompt": "a"}\n', ("--limit", "1"), "leaves no two halves"),
-        ('{"prompt": "a"}\n', ("--max-tokens", "0"), "max_tokens must be 1 or more"),
+        ('{"prompt": "a"}\n', ("--max-tokens", "0"), "--max-tokens must be 1 or more"),
         ('{"prompt": "a"}\n', ("--judge-timeout", "0"), "timeout must be above 0"),
         ('{"prompt": "a"}\n', ("--trait", "rude=1"), "unknown trait 'rude'"),
         ('{"prompt": "%s"}\n' % ("a " * 4000), ("--knowledge", "1"), "line 1: the prompt has"),

@@ -127,7 +127,7 @@ def test_a_run_goes_on_where_it_stopped(command: Callable, tmp_path: Path, monke
         ((*TWO, *TWO[:2]), "two sizes are called 'S'"),
         (("--prompts", "a.jsonl", "--questions", "3"), "exclude each other"),
         (("--regex", "x"), "go with --prompts"),
-        (("--max-tokens", "0"), "max_tokens must be 1 or more"),
+        (("--max-tokens", "0"), "--max-tokens must be 1 or more"),
     ],
 )
 def test_mistakes(command: Callable, arguments: tuple[str, ...], message: str) -> None:
