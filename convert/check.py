@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Adapter, Context, Model
+from eft_gguf.engine.probe import Trial, require_survival
 from eft_gguf.engine.threads import default_threads
 from eft_gguf.errors import EFTError, LoadError
 
@@ -38,6 +39,7 @@ TEXTS = (
 def require_computing(path: Path, *, untuned: Path | None = None) -> None:
     """Load a model that was written, or an adapter on `untuned`, and decode some tokens. Raises LoadError."""
     try:
+        require_survival([Trial(str(untuned or path), str(path) if untuned else None)])
         with closing(Model(untuned or path, gpu_layers=0)) as model:
             ids = [min(index, model.n_vocab - 1) for index in range(8)]
             finite = all(np.isfinite(row).all() for row in logits(model, ids, adapter=path if untuned else None))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Model
+from eft_gguf.engine.probe import Trial, require_survival
 from eft_gguf.errors import OptionError
 
 from .check import logits
@@ -40,6 +41,7 @@ def rows(members: Iterable[Member], text: str, progress: Progress) -> Iterable[l
     Members that share a file share its weights. The text is cut by the first member's tokenizer.
     """
     members = list(members)
+    require_survival(Trial(str(one.path), str(one.adapter) if one.adapter else None) for one in members)
     with ExitStack() as stack:
         models: dict[Path, Model] = {}
         for member in members:

@@ -17,6 +17,7 @@ from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
 from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, resolve
+from eft_gguf.models.soundness import require_sound
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -241,10 +242,13 @@ def parse_tuned(text: str) -> Parsed:
 def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
     """Metadata of base, untuned and all other members, as `compatibility.require` takes them; each file read once.
 
-    Raises ModelFileError for files that cannot be read, CompatibilityError where `lora:` and a file disagree.
+    Raises ModelFileError for files that cannot be read or would end the process, CompatibilityError where `lora:` and
+    a file disagree.
     """
     references = family.members.values()
     read = {path: read_metadata(path) for path in dict.fromkeys(reference.path for reference in references)}
+    for model in read.values():
+        require_sound(model)
     for reference in references:
         if reference.adapter and read[reference.path].kind != "adapter":
             raise CompatibilityError(
