@@ -88,7 +88,7 @@ class EFT:
         self.ctx = context_length(ctx or family.ctx, (base, untuned, *others.values()))
         require_kv_type(kv_type, (base, untuned, *others.values()))
         if probe:
-            require_survival(trials_of(family.members, family.untuned_of), progress or (lambda line: None))
+            require_survival(trials_of(family.members, family.untuned_of), tell)
         say = partial(say_alone, EFT, family, ctx=self.ctx, hardware=hardware, progress=tell)
         self._demonstrations = demonstrations(family, shown, say)
         turns = self._demonstrations.turns(family.weights)

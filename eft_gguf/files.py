@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import select
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from eft_gguf.errors import OptionError
 
@@ -80,6 +82,19 @@ def _next_piece(descriptor: int, until: float) -> bytes:
 def read_text(path: Path) -> str:
     """A whole file of UTF-8. Raises OSError as `read_file` does, UnicodeDecodeError."""
     return read_file(path).decode("utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What a file of JSON holds. Raises OSError as `read_file` does, ValueError for all that is no JSON."""
+    return parsed(read_text(path))
+
+
+def parsed(text: str | bytes) -> Any:
+    """What JSON says. Raises ValueError, of what nests too deeply and of numbers of thousands of digits too."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it nests too deeply") from None
 
 
 def write_aside(path: Path, content: str | bytes, *, private: bool = False) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from eft_gguf.blend.equation import Blend, Filter, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.files import home_expanded, read_text
 from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
@@ -159,7 +160,7 @@ def load_family(spec: str | Path | None = None) -> Family:
 
 def list_family(spec: str | Path | None = None) -> Listed:
     """A family as its file describes it, without looking for its models. Raises OptionError for a wrong file."""
-    path = BUNDLED if spec is None or spec == "bundled" else Path(spec).expanduser()
+    path = BUNDLED if spec is None or spec == "bundled" else home_expanded(spec)
     if path != BUNDLED and not path.is_file():
         path = file_of(str(spec)) or path
     name = "bundled" if path == BUNDLED else path.stem
@@ -186,7 +187,7 @@ def table_from_text(text: str, path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise OptionError(
             f"there is no family file {path}" if path.suffix == ".toml" else f"there is no family {path}",

@@ -6,13 +6,13 @@ is the GGUF file blobs/sha256-DIGEST.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.files import read_json
 from eft_gguf.models.repository import inside
 
 SCHEME = "ollama:"
@@ -28,7 +28,7 @@ def find(name: str, *, adapter: bool = False) -> Path:
     manifest = _manifest(name)
     kind = "application/vnd.ollama.image." + ("adapter" if adapter else "model")
     try:
-        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+        layers = read_json(manifest)["layers"]
         layer: dict[str, Any] = next((layer for layer in layers if layer["mediaType"] == kind), {})
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelFileError(f"the manifest {manifest} cannot be read", hint=_pull(name)) from None

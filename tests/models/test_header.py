@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models import header
 from eft_gguf.models.header import StringArray, open_gguf, read_header
+from eft_gguf.printable import printable
 from tests.gguf_files import write_model
 
 U64 = struct.Struct("<Q")
