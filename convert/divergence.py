@@ -48,7 +48,7 @@ def rows(members: Iterable[Member], text: str, progress: Progress) -> Iterable[l
             if member.path not in models:
                 models[member.path] = stack.enter_context(closing(Model(member.path)))
         first = models[members[0].path]
-        ids = ([first.bos] if first.add_bos else []) + first.tokenize(text, special=True)
+        ids = first.begun(first.tokenize(text, special=True))
         ids = ids[: min(MOST_TOKENS, *(model.ctx_train or MOST_TOKENS for model in models.values()))]
         if len(ids) < 2:
             raise OptionError("the text has no tokens to compare on", hint="give a longer one: --text FILE")

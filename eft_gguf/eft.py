@@ -353,7 +353,8 @@ class EFT:
     def token_ids(self, text: str, *, begin: bool = False) -> list[int]:
         """The token ids of a text, control tokens read as such. begin: after the BOS token, where models want one."""
         model = self._tokenizer()
-        return ([model.bos] if begin and model.add_bos else []) + model.tokenize(text, special=True)
+        ids = model.tokenize(text, special=True)
+        return model.begun(ids) if begin else ids
 
     @property
     def start_token(self) -> int:

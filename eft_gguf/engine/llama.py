@@ -159,6 +159,10 @@ class Model:
                 return list(ids[:count])
             room = -count
 
+    def begun(self, ids: list[int]) -> list[int]:
+        """The ids after the BOS id, where this model wants one before a text and none is there already."""
+        return [self.bos, *ids] if self.add_bos and ids[:1] != [self.bos] else ids
+
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; a control token gives nothing unless `special`."""
         known = self._pieces.get((token, special))
