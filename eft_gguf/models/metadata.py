@@ -90,6 +90,7 @@ class GGUFMetadata:
     fields: Mapping[str, Any]  # scalars and short arrays (as lists); the vocabulary's arrays are kept out
     vocabulary: Vocabulary | None
     tensors: Mapping[str, Tensor]
+    kinds: Mapping[str, int]  # by key the number of its type
 
     @property
     def quantization(self) -> str:
@@ -129,6 +130,7 @@ def read_metadata(path: str | Path) -> GGUFMetadata:
         fields={key: _plain(value) for key, value in values.items() if _is_short(key, value)},
         vocabulary=_vocabulary(path, values),
         tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
+        kinds={key: kind for key, (kind, _) in header.kinds.items()},
     )
 
 

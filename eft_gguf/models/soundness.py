@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models.fields import CONVERT_AGAIN, MOST_LAYERS, refused, text, whole_number, whole_numbers
-from eft_gguf.models.header import BLOCKS, TYPE_NAMES, StringArray
+from eft_gguf.models.header import F32, STRING, TYPE_NAMES, StringArray
 from eft_gguf.models.metadata import GGUFMetadata
 
 ALIGNED = 32
@@ -24,8 +24,11 @@ NUMBERS = (0, 1, 30)
 """F32, F16 and BF16: what vectors, which are added or multiplied number by number, may be of."""
 NO_WEIGHTS = (9, 15, 24, 25, 26, 27, 28)
 """Types of intermediate results (Q8_1, Q8_K), whole numbers, and F64: llama.cpp multiplies no weights of them."""
+OTHER_TYPES = {24: "I8", 25: "I16", 26: "I32", 27: "I64", 28: "F64"}
 TABLES = ("tid2eid",)
 """Tensors of whole numbers that are looked up."""
+ADAPTER_KINDS = {"general.type": STRING, "adapter.type": STRING, "adapter.lora.alpha": F32}
+"""Keys that llama.cpp reads of an adapter without looking at their type."""
 COUNTS = (
     "context_length", "embedding_length", "feed_forward_length", "attention.head_count", "attention.head_count_kv",
     "attention.key_length", "attention.value_length", "attention.key_length_mla", "attention.kv_lora_rank",
@@ -40,9 +43,24 @@ def require_sound(model: GGUFMetadata) -> None:
     """Raise ModelFileError for what llama.cpp would end the process over, with the key and its value."""
     _require_whole_tensors(model)
     if model.kind == "adapter":
+        _require_adapter(model)
+        _require_weights(model)
         return
     _require_counts(model)
     _require_weights(model)
+
+
+def _require_adapter(model: GGUFMetadata) -> None:
+    for key, kind in ADAPTER_KINDS.items():
+        if model.kinds.get(key, kind) != kind:
+            raise refused(
+                model.path, key, model.fields.get(key), "a text" if kind == STRING else "a number of type F32"
+            )
+    if text(model.path, model.fields, "adapter.type") != "lora":
+        raise refused(model.path, "adapter.type", model.fields.get("adapter.type"), "'lora'")
+    alpha = model.fields.get("adapter.lora.alpha")
+    if not isinstance(alpha, float) or not math.isfinite(alpha):
+        raise refused(model.path, "adapter.lora.alpha", alpha, "a number")
 
 
 def _require_counts(model: GGUFMetadata) -> None:
@@ -80,9 +98,10 @@ def _require_weights(model: GGUFMetadata) -> None:
     for name, tensor in model.tensors.items():
         vector = len([length for length in tensor.shape if length != 1]) < 2
         looked_up = any(table in name for table in TABLES)
-        if looked_up or (tensor.kind in NUMBERS if vector else tensor.kind not in NO_WEIGHTS):
+        added = vector and model.kind != "adapter"
+        if looked_up or (tensor.kind in NUMBERS if added else tensor.kind not in NO_WEIGHTS):
             continue
-        named = TYPE_NAMES.get(tensor.kind, f"number {tensor.kind}") if tensor.kind in BLOCKS else f"{tensor.kind}"
+        named = (TYPE_NAMES | OTHER_TYPES).get(tensor.kind, f"number {tensor.kind}")
         raise ModelFileError(
             f"{model.path}: the tensor {name!r:.60} is of type {named}, which llama.cpp cannot compute with",
             hint=CONVERT_AGAIN,

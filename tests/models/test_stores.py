@@ -311,7 +311,8 @@ class TestOllama:
         ],
     )
     def test_a_name_in_another_case(self, root: Path, place: str, name: str) -> None:
-        assert resolve(f"ollama:{name}").path == pulled(root, place)
+        blob = pulled(root, place)
+        assert resolve(f"ollama:{name}").path == blob
 
     def test_of_two_names_that_differ_by_case_the_exact_one_is_meant(self, root: Path) -> None:
         pulled(root, "registry.ollama.ai/library/tiny/Q4_k")
