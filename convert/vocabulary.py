@@ -231,10 +231,10 @@ def chat_template(folder: Path) -> str | list[dict[str, str]] | None:
     """The template or templates of a checkpoint, wherever a version of transformers has put them."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        template = _template(path)
+        first = _template(path)
         others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
         named = [{"name": other.stem, "template": _template(other)} for other in others]
-        return [{"name": "default", "template": template}, *named] if named else template
+        return [{"name": "default", "template": first}, *named] if named else first
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (folder / name).exists():
             template = read_json(folder / name, hint=FETCH_AGAIN).get("chat_template")
