@@ -81,7 +81,11 @@ def _next_piece(descriptor: int, until: float) -> bytes:
 
 def read_text(path: Path) -> str:
     """A whole file of UTF-8. Raises OSError as `read_file` does, UnicodeDecodeError."""
-    return read_file(path).decode("utf-8")
+    try:
+        plain = stat.S_ISREG(path.stat().st_mode) and path.stat().st_size <= LARGEST
+    except (OSError, ValueError):
+        plain = True  # what is wrong with it, reading tells
+    return path.read_text(encoding="utf-8") if plain else read_file(path).decode("utf-8")
 
 
 def read_json(path: Path) -> Any:

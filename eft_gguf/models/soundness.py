@@ -56,9 +56,9 @@ def _require_adapter(model: GGUFMetadata) -> None:
             raise refused(
                 model.path, key, model.fields.get(key), "a text" if kind == STRING else "a number of type F32"
             )
-    if text(model.path, model.fields, "adapter.type") != "lora":
-        raise refused(model.path, "adapter.type", model.fields.get("adapter.type"), "'lora'")
-    alpha = model.fields.get("adapter.lora.alpha")
+    if text(model.path, model.fields, "adapter.type") not in ("lora", None):
+        raise refused(model.path, "adapter.type", model.fields["adapter.type"], "'lora'")
+    alpha = model.fields.get("adapter.lora.alpha", 0.0)
     if not isinstance(alpha, float) or not math.isfinite(alpha):
         raise refused(model.path, "adapter.lora.alpha", alpha, "a number")
 
