@@ -29,7 +29,7 @@ MAX_HEADER = 1 << 27
 DAMAGED_HINT = "the download or copy was probably cut short: fetch the file again"
 
 # Type numbers of values. 8 is a string, 9 an array; llama.cpp refuses arrays of arrays.
-F32, STRING, ARRAY = 6, 8, 9
+UINT32, F32, STRING, ARRAY = 4, 6, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 # Tensor type → elements per block, bytes per block. The gguf package has this table too, but importing it

@@ -24,19 +24,24 @@ from tests.hostile.paths import Ended, Sound, cheap, command
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 BEGIN, END = "<!-- files: written by tests/hostile/fuzz.py --docs -->\n", "<!-- files: end -->\n"
 SLOW = 20.0
-COMMANDS = ("run", "run", "run", "doctor", "inspect", "quantize")
+COMMANDS = ("run", "run", "run", "doctor", "inspect", "quantize", "align", "delta")
 
 
 def arguments(name: str, sound: Sound, wrong: str, folder: Path) -> list[str]:
     """A command line that loads the wrong file."""
     models = ["--base", str(sound.base), "--untuned", str(sound.untuned), "--tuned", wrong, "--speculate", "off"]
+    made = str(folder / "made.gguf")
     if name == "run":
         return ["run", "Hi", "--max-tokens", "3", *models]
     if name == "doctor":
         return ["doctor", "--quick", *models]
     if name == "inspect":
         return ["inspect", "Hi", "--max-tokens", "3", *models]
-    return ["convert", "quantize", wrong.removeprefix("lora:"), str(folder / "made.gguf"), "Q8_0", "--force"]
+    if name == "align":
+        return ["convert", "align", str(folder / "aligned"), *models[:6], "--force", "--yes"]
+    if name == "delta":
+        return ["convert", "delta", str(sound.untuned), wrong.removeprefix("lora:"), made, "--rank", "2", "--force"]
+    return ["convert", "quantize", wrong.removeprefix("lora:"), made, "Q8_0", "--force"]
 
 
 def main() -> int:
