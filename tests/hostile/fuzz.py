@@ -93,12 +93,12 @@ def main() -> int:
 
 
 def _cheap(sound: Sound, wrong: Path, adapter: bool) -> tuple[str, float, str]:
-    started = time.monotonic()
+    started = time.process_time()
     try:
         verdict, told = cheap(sound, wrong, adapter=adapter), ""
     except Exception:  # what is looked for
         verdict, told = "traceback", traceback.format_exc()
-    return verdict, time.monotonic() - started, told
+    return verdict, time.process_time() - started, told
 
 
 def _full(name: str, sound: Sound, wrong: str, folder: Path) -> Ended:
@@ -106,14 +106,21 @@ def _full(name: str, sound: Sound, wrong: str, folder: Path) -> Ended:
 
 
 def _write(counts: dict[str, Counter[str]], most: dict[str, float], peak: float, seed: int) -> None:
-    rows = ["| trials | number | taken | refused in one line | tracebacks | crashes | hangs over 20 s | slowest |"]
+    rows = ["| trials | number | taken | refused in one line | tracebacks | crashes | over 20 s | slowest |"]
     rows.append("|---|---|---|---|---|---|---|---|")
     names = {"cheap": "read and planned, in one process", "full": "given to a command"}
     for kind, name in names.items():
         found = counts[kind]
         figures = [sum(found.values()), *(found[v] for v in ("taken", "refused", "traceback", "crash", "hang"))]
         rows.append(f"| {name} | {' | '.join(f'{figure:,}' for figure in figures)} | {most[kind]:.1f} s |")
-    text = "\n".join([*rows, "", f"Seed {seed}; the most memory that a process took: {peak:,.0f} MB.", ""])
+    text = "\n".join(
+        [
+            *rows,
+            "",
+            f"Seed {seed}; seconds are the processor's; the most memory that a process took: {peak:,.0f} MB.",
+            "",
+        ]
+    )
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
 

@@ -66,7 +66,10 @@ def require_plain(text: str) -> None:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended. code: below 0 a signal, None where it took too long.  megabytes: at its peak."""
+    """How a command ended. code: below 0 a signal, None where it took too long.  megabytes: at its peak.
+
+    seconds: of the processor, with its children, so that other work on the machine counts for nothing.
+    """
 
     code: int | None
     output: str
@@ -84,7 +87,7 @@ class Ended:
         return "refused" if self.code == 2 else "taken" if self.code in (0, 1) else "crash"
 
 
-def command(arguments: list[str], folder: Path, *, seconds: float = 60.0) -> Ended:
+def command(arguments: list[str], folder: Path, *, seconds: float = 120.0) -> Ended:
     """Run the command line in a process of its own, with caches of its own."""
     from eft_gguf.children import module_command
 
@@ -97,18 +100,19 @@ def command(arguments: list[str], folder: Path, *, seconds: float = 60.0) -> End
             stdin=subprocess.DEVNULL, stdout=file, stderr=file, cwd=Path(__file__).parents[2],
             env={**environment, "PYTHONPATH": str(Path(__file__).parents[2])},
         )  # fmt: skip
-        code, peak = _waited(process.pid, started + seconds, process.kill)
+        code, peak, spent = _waited(process.pid, started + seconds, process.kill)
         process.returncode = 0 if code is None else code
     text = output.read_text("utf-8", "replace")
-    return Ended(code, text, time.monotonic() - started, peak)
+    return Ended(code, text, spent, peak)
 
 
-def _waited(pid: int, until: float, kill: Callable[[], None]) -> tuple[int | None, float]:
+def _waited(pid: int, until: float, kill: Callable[[], None]) -> tuple[int | None, float, float]:
     late = False
     while True:
         found, status, usage = os.wait4(pid, os.WNOHANG)
         if found:
-            return None if late else os.waitstatus_to_exitcode(status), usage.ru_maxrss / 1024
+            code = None if late else os.waitstatus_to_exitcode(status)
+            return code, usage.ru_maxrss / 1024, usage.ru_utime + usage.ru_stime
         if not late and time.monotonic() > until:
             late = True
             kill()
