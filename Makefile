@@ -4,13 +4,14 @@
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint bench family picture
+.PHONY: help setup demo test lint bench family picture fuzz
 
 help:
 	@echo "make demo     ask untuned, tuned, base and blend one question, side by side"
 	@echo "make test     run the tests                       (ARGS='tests/cli -x' narrows them)"
 	@echo "make lint     ruff and mypy"
 	@echo "make bench    run the benchmarks                  (minutes; wants a quiet machine)"
+	@echo "make fuzz     try wrong model files                 (an hour; ARGS='--seconds 600' for another time)"
 	@echo "make family   train the bundled family anew       (under 45 minutes on two cores)"
 	@echo "make picture  draw the README's picture anew, from the real output"
 
@@ -34,6 +35,10 @@ bench: setup
 	@set -e; for script in benchmarks/*.py; do \
 	    echo "== $$script"; $(BIN)/python $$script; \
 	done
+
+# Files that do harm are kept in fuzz-found/.
+fuzz: setup
+	$(BIN)/python -m tests.hostile.fuzz --cheap 20000 --full 1000000 --seconds 3600 $(ARGS)
 
 # Training needs PyTorch, which nothing else here does: it gets a virtual environment of its own.
 family: setup

@@ -16,8 +16,11 @@ import numpy as np
 from gguf import GGUFValueType, GGUFWriter
 from numpy.typing import NDArray
 
-from eft_gguf.errors import CompatibilityError, OptionError
+from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.models.compatibility import EMBEDDING, OUTPUT
+from eft_gguf.models.fields import CONVERT_AGAIN
 from eft_gguf.models.metadata import NORMAL, SPECIAL_ENDING, GGUFMetadata, Vocabulary, read_metadata
+from eft_gguf.models.soundness import require_sound
 
 from .check import require_computing
 from .gguf_file import GGUFFile
@@ -86,8 +89,16 @@ def plan_alignment(models: Mapping[str, Path], folder: Path, *, cut: bool = Fals
     """
     found = {role: read_metadata(path) for role, path in models.items()}
     for role, metadata in found.items():
-        if metadata.kind != "model" or metadata.vocabulary is None:
+        require_sound(metadata)
+        if metadata.kind != "model" or metadata.vocabulary is None or not metadata.vocabulary.size:
             raise OptionError(f"{role} ({metadata.path.name}) is no model with a vocabulary", hint="leave it out")
+        rows = {name: metadata.tensors[name].shape for name in (EMBEDDING, OUTPUT) if name in metadata.tensors}
+        for name, shape in rows.items():
+            if len(shape) != 2 or shape[0] != metadata.vocabulary.size:
+                raise ModelFileError(
+                    f"{metadata.path}: {name} has the shape {shape}, and there are {metadata.vocabulary.size:,} tokens",
+                    hint=CONVERT_AGAIN,
+                )
     entries = _merged(found)
     size = len(entries)
     if cut:
@@ -130,7 +141,8 @@ def _merged(models: Mapping[str, GGUFMetadata]) -> list[Entry]:
             ("ways to cut text", start.vocabulary.pre, vocabulary.pre),
         ):
             if one != other:
-                raise CompatibilityError(f"{first} and {role} have different {name}: {one}, {other}", hint=SAME_SERIES)
+                message = f"{first} and {role} have different {name}: {one:.40}, {other:.40}"
+                raise CompatibilityError(message, hint=SAME_SERIES)
         for index in range(vocabulary.size):
             entry = _entry(vocabulary, index)
             if index == len(merged):
@@ -196,7 +208,7 @@ def _write_keys(file: GGUFFile, writer: GGUFWriter, plan: Plan, entries: Sequenc
         if values is None:
             return None
         old = [values[index] for index in range(min(kept, len(values)))]
-        return [of(entries[i]) if i in renewed else old[i] for i in range(plan.rows)]
+        return [of(entries[i]) if i in renewed or i >= len(old) else old[i] for i in range(plan.rows)]
 
     changed: dict[str, Any] = {
         PREFIX + "tokens": filled(PREFIX + "tokens", lambda entry: entry.text),

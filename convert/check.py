@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Adapter, Context, Model
+from eft_gguf.engine.probe import Trial, require_survival
 from eft_gguf.engine.threads import default_threads
-from eft_gguf.errors import EFTError, LoadError
+from eft_gguf.errors import DecodeError, EFTError, LoadError
 
 BATCH = 128
 
@@ -38,9 +39,12 @@ TEXTS = (
 def require_computing(path: Path, *, untuned: Path | None = None) -> None:
     """Load a model that was written, or an adapter on `untuned`, and decode some tokens. Raises LoadError."""
     try:
+        require_survival([Trial(str(untuned or path), str(path) if untuned else None)])
         with closing(Model(untuned or path, gpu_layers=0)) as model:
             ids = [min(index, model.n_vocab - 1) for index in range(8)]
             finite = all(np.isfinite(row).all() for row in logits(model, ids, adapter=path if untuned else None))
+    except DecodeError:
+        finite = False
     except LoadError as error:
         # The name it was written under is gone by the time this is read.
         message = error.message.replace(f"{path}: ", "").replace(path.name, "what was made")

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.errors import EFTError, ModelFileError
+from eft_gguf.files import read_json as read_from
 
 from .writing import CHUNK
 
@@ -138,7 +139,7 @@ class Checkpoint:
 def read_json(path: Path, *, hint: str) -> dict[str, Any]:
     """A JSON object in a file. Raises ModelFileError."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_from(path)
     except FileNotFoundError:
         raise ModelFileError(f"there is no {path.name} in {path.parent}", hint=hint) from None
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Model
+from eft_gguf.engine.probe import Trial, require_survival
 from eft_gguf.errors import OptionError
 
 from .check import logits
@@ -40,13 +41,14 @@ def rows(members: Iterable[Member], text: str, progress: Progress) -> Iterable[l
     Members that share a file share its weights. The text is cut by the first member's tokenizer.
     """
     members = list(members)
+    require_survival(Trial(str(one.path), str(one.adapter) if one.adapter else None) for one in members)
     with ExitStack() as stack:
         models: dict[Path, Model] = {}
         for member in members:
             if member.path not in models:
                 models[member.path] = stack.enter_context(closing(Model(member.path)))
         first = models[members[0].path]
-        ids = ([first.bos] if first.add_bos else []) + first.tokenize(text, special=True)
+        ids = first.begun(first.tokenize(text, special=True))
         ids = ids[: min(MOST_TOKENS, *(model.ctx_train or MOST_TOKENS for model in models.values()))]
         if len(ids) < 2:
             raise OptionError("the text has no tokens to compare on", hint="give a longer one: --text FILE")

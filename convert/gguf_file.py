@@ -12,8 +12,9 @@ from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 from eft_gguf.errors import ModelFileError
-from eft_gguf.models.header import TYPE_NAMES, StringArray, Tensor, read_header
-from eft_gguf.models.metadata import other_parts
+from eft_gguf.models.header import STRING, TYPE_NAMES, UINT32, StringArray, Tensor, read_header
+from eft_gguf.models.metadata import other_parts, read_metadata
+from eft_gguf.models.soundness import require_sound
 
 from .writing import CHUNK, PlannedTensor
 
@@ -23,6 +24,7 @@ class GGUFFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        require_sound(read_metadata(path))
         header = read_header(path)
         self.values, self.kinds = header.values, header.kinds
         parts = {path: header} | {other: read_header(other) for other in other_parts(path, header.values)}
@@ -84,7 +86,9 @@ class GGUFFile:
             if key == "general.architecture" or key.startswith(("GGUF.", "split.")) or key in without:
                 continue
             kind, element = self.kinds[key]
-            value = changed.get(key, value)
+            if key in changed:  # the file may have had something of another type there
+                value = changed[key]
+                kind = {int: UINT32, str: STRING}.get(type(value), kind)
             if isinstance(value, StringArray):
                 value = [value[index] for index in range(len(value))]
             elif isinstance(value, np.ndarray):

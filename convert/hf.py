@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from eft_gguf.engine.llama import Model
 from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.models.metadata import CONTROL
 
 from .architectures import (
     Layout,
@@ -233,6 +234,17 @@ def _notes(
     if vocabulary.left_out:
         named = ", ".join(vocabulary.left_out[:3])
         notes.append(f"{len(vocabulary.left_out)} tokens have no row in the embedding and are left out: {named}")
+    unseen = [
+        token
+        for token, kind in zip(vocabulary.tokens, vocabulary.types, strict=True)
+        if kind == CONTROL and not token.startswith(("<", "["))
+    ]
+    if unseen:
+        named = ", ".join(repr(token[:40]) for token in unseen[:3])
+        notes.append(
+            f"{len(unseen)} added token(s) are marked special, and are therefore neither drawn nor shown: {named}; "
+            "if they are text, add them with special=False"
+        )
     if not template:
         notes.append("there is no chat template: complete plain text (eft-gguf run --raw)")
     if silent_ends:

@@ -9,17 +9,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.models.cache import number
+from eft_gguf.models.header import TYPE_NAMES
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
+from eft_gguf.models.soundness import require_sound
 
 from .adapter import Pair, common_alpha, write_adapter
 from .architectures import LAYOUTS, tensor_names
 from .check import require_computing
 from .checkpoint import DTYPES, Stored, read_json, read_safetensors, widened
+from .gguf_file import GGUFFile
 from .mlx import WEIGHTS as MLX_WEIGHTS
 from .mlx import is_mlx, mlx_notes, mlx_pairs
 from .rows import row_order
-from .writing import Progress, silent, written_aside
+from .writing import CHUNK, Progress, silent, written_aside
 
 WEIGHTS = "adapter_model.safetensors"
 TRAIN_AGAIN = (
@@ -41,7 +47,12 @@ REFUSED: dict[str, str] = {
 }
 """Keys of adapter_config.json → why llama.cpp cannot do it."""
 # These take their start out of the weights they adapt, which are then no longer the untuned model's.
-CHANGES_UNTUNED = ("pissa", "olora", "loftq", "corda")
+CHANGES_UNTUNED = ("pissa", "olora", "loftq", "corda", "lora_ga")
+EXACT = 0.005
+NOISE = {
+    "F32": 0.0005, "F16": EXACT, "BF16": EXACT, "Q8": 0.009, "Q6": 0.03, "Q5": 0.05, "Q4": 0.1, "IQ4": 0.1,
+}  # fmt: skip
+"""By how much a quantized copy of a matrix differs from it, at most; of what is coarser, a fifth."""
 
 
 @dataclass
@@ -72,17 +83,18 @@ def convert_adapter(
     config = read_json(
         folder / "adapter_config.json", hint="give the folder that PEFT's save_pretrained or mlx_lm.lora has written"
     )
+    notes: list[str]
     if is_mlx(folder, config):
-        metadata = read_metadata(untuned)
+        metadata = _sound(untuned)
         rename = _names(metadata)
         modules = mlx_pairs(folder, config, _number(metadata, "block_count"))
         weights, notes = folder / MLX_WEIGHTS, mlx_notes(config)
     else:
         _refuse_inexpressible(config)
-        metadata = read_metadata(untuned)
+        metadata = _sound(untuned)
         rename = _names(metadata)
-        modules = _peft_pairs(_weights(folder), config, rename, metadata)
         weights, notes = folder / WEIGHTS, []
+        modules = _peft_pairs(_weights(folder), config, rename, metadata, notes)
     pairs = dict(_placed(module, pair, rename(f"{module}.weight"), metadata) for module, pair in modules.items())
     sources = [weights, untuned]
     with written_aside(output, force=force, sources=sources) as aside:
@@ -100,6 +112,12 @@ def convert_adapter(
         size_bytes=output.stat().st_size,
         notes=notes,
     )
+
+
+def _sound(untuned: Path) -> GGUFMetadata:
+    metadata = read_metadata(untuned)
+    require_sound(metadata)
+    return metadata
 
 
 def _refuse_inexpressible(config: Mapping[str, Any]) -> None:
@@ -145,41 +163,64 @@ def _peft_pairs(
     config: Mapping[str, Any],
     rename: Callable[[str], str | None],
     metadata: GGUFMetadata,
+    notes: list[str],
 ) -> dict[str, Pair]:
-    """By module."""
+    """By module. notes: what was compared only roughly is added to them."""
     halves: dict[str, dict[str, Stored]] = {}
     for name, stored in weights.items():
         found = NAME.fullmatch(name)
-        if found is None:
-            _require_copy(name, stored, rename, metadata)
-            continue
         if stored.dtype not in DTYPES:
             raise ModelFileError(f"{name} has numbers of type {stored.dtype}", hint="save it as F32, F16 or BF16")
+        if found is None:
+            notes += _require_copy(name, stored, rename, metadata)
+            continue
         halves.setdefault(found["module"], {})[found["half"]] = stored
     if not halves:
         raise ModelFileError("the adapter holds no weights", hint="was it trained, and saved after its training?")
     return {module: _pair(module, pair, config) for module, pair in halves.items()}
 
 
-def _require_copy(name: str, stored: Stored, rename: Callable[[str], str | None], metadata: GGUFMetadata) -> None:
-    """Raise ModelFileError unless this is the untuned model's embedding or output layer, as large as it was."""
+def _require_copy(name: str, stored: Stored, rename: Callable[[str], str | None], metadata: GGUFMetadata) -> list[str]:
+    """Raise ModelFileError unless this is the untuned model's embedding or output layer, as it was; returns notes."""
     copied = COPY.fullmatch(name)
     renamed = rename(f"{copied['module']}.weight") if copied else None
     if renamed not in ("token_embd.weight", "output.weight"):
         raise ModelFileError(f"the adapter holds more than A and B of layers: {name}", hint=TRAIN_AGAIN)
-    original = metadata.tensors.get(renamed, metadata.tensors["token_embd.weight"])
-    if original.elements != math.prod(stored.shape):
+    place = renamed if renamed in metadata.tensors else "token_embd.weight"
+    original = metadata.tensors[place]
+    if original.shape != stored.shape:
         raise ModelFileError(
             f"the adapter comes with {name} of another size than the untuned model's: tokens were added",
             hint=TRAIN_AGAIN,
         )
+    file, square, all_of = GGUFFile(metadata.path), 0.0, 0.0
+    step = max(1, CHUNK // (4 * stored.shape[1]))
+    for start in range(0, stored.shape[0], step):
+        stop = min(start + step, stored.shape[0])
+        was = file.read(place, start, stop).astype(np.float64)
+        now = widened(stored.rows(start, stop), stored.dtype)
+        square += float(((now - was) ** 2).sum())
+        all_of += float((was**2).sum())
+    change = math.sqrt(square / all_of) if all_of else float(square > 0)
+    kind = TYPE_NAMES.get(original.kind, "")
+    most = next((noise for begin, noise in NOISE.items() if kind.startswith(begin)), 0.2)
+    if not change <= most:
+        raise ModelFileError(
+            f"the adapter comes with {name}, which was trained: it differs from the untuned model's by {change:.2%}",
+            hint=TRAIN_AGAIN,
+        )
+    if most <= EXACT:
+        return []
+    return [f"{name} comes with the adapter, and was taken for unchanged within what {kind} loses ({change:.2%})"]
 
 
 def _pair(module: str, halves: Mapping[str, Stored], config: Mapping[str, Any]) -> Pair:
     if set(halves) != {"A", "B"}:
         raise ModelFileError(f"{module} has only one of A and B", hint="save the adapter again")
+    if any(len(half.shape) != 2 for half in halves.values()):
+        raise ModelFileError(f"{module} has an A or B that is no matrix", hint="save the adapter again")
     a, b = (widened(halves[half].rows(0, halves[half].shape[0]), halves[half].dtype) for half in "AB")
-    if a.ndim != 2 or b.ndim != 2 or a.shape[0] != b.shape[1]:
+    if a.shape[0] != b.shape[1]:
         raise ModelFileError(f"{module} has an A of {a.shape} and a B of {b.shape}", hint="save the adapter again")
     return Pair(a, b, _scale(module, a.shape[0], config))
 
@@ -209,18 +250,27 @@ def _placed(module: str, pair: Pair, name: str | None, metadata: GGUFMetadata) -
 
 def _scale(module: str, rank: int, config: Mapping[str, Any]) -> float:
     """What PEFT multiplies B A by: alpha / rank, or alpha / √rank with rank-stabilised LoRA (arXiv 2312.03732)."""
-    alpha = config.get("lora_alpha")
-    for pattern, own in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
-            alpha = own
-            break
-    if not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
-        raise ModelFileError(f"adapter_config.json has no usable lora_alpha: {alpha!r}", hint="save the adapter again")
+    alpha, own = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    try:
+        for pattern, other in own.items():
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+                alpha = other
+                break
+    except (re.error, AttributeError):
+        raise ModelFileError(
+            f"adapter_config.json has no usable alpha_pattern: {own!r:.60}", hint="save the adapter again"
+        ) from None
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha == 0:
+        raise ModelFileError(
+            f"adapter_config.json has no usable lora_alpha: {alpha!r:.60}", hint="save the adapter again"
+        )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
 def _number(metadata: GGUFMetadata, key: str, default: int | None = None) -> int:
-    value = metadata.fields.get(f"{metadata.architecture}.{key}", default)
-    if not isinstance(value, int):
+    value = number(metadata, key)
+    if value is None:
+        value = default
+    if value is None:
         raise OptionError(f"{metadata.path} has no usable {metadata.architecture}.{key}", hint="convert it again")
     return value

@@ -14,6 +14,7 @@ from eft_gguf.engine.quantizer import RECIPES, quantize
 from eft_gguf.errors import CompatibilityError, OptionError
 from eft_gguf.models.header import TYPE_NAMES
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
+from eft_gguf.models.soundness import require_sound
 
 from .check import require_computing
 from .divergence import TEXT, Member, rows
@@ -135,6 +136,7 @@ def _checked(source: Path, recipe: str) -> GGUFMetadata:
     if recipe not in RECIPES:
         raise OptionError(f"the recipe is {recipe!r}", hint=f"it must be one of {', '.join(RECIPES)}")
     metadata = read_metadata(source)
+    require_sound(metadata)
     if metadata.kind != "model":
         hint = "only models are quantized; an adapter is small, and works on a quantized model as it is"
         raise OptionError(f"{source} is of type {metadata.kind!r}", hint=hint)

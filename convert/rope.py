@@ -47,6 +47,11 @@ def write_rope(writer: GGUFWriter, config: Mapping[str, Any], head_size: int) ->
     kind = rope["rope_type"]
     if kind in ("default", None):
         return None
+    if kind == "llama3" and writer.arch != "llama":
+        raise ModelFileError(
+            f"positions are scaled as in Llama 3.1, which llama.cpp does in no model of architecture {writer.arch!r}",
+            hint=OTHER_CONVERTER,
+        )
     if kind == "llama3":
         return llama3_divisors(rope, head_size)
     if kind == "linear":

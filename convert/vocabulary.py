@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from typing import Any
 import gguf
 
 from eft_gguf.errors import ModelFileError
+from eft_gguf.files import read_text
 from eft_gguf.models.metadata import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 from .checkpoint import FETCH_AGAIN, OTHER_CONVERTER, read_json
@@ -231,7 +231,10 @@ def chat_template(folder: Path) -> str | list[dict[str, str]] | None:
     """The template or templates of a checkpoint, wherever a version of transformers has put them."""
     path = folder / "chat_template.jinja"
     if path.exists():
-        return path.read_text(encoding="utf-8")
+        first = _template(path)
+        others = sorted((folder / "additional_chat_templates").glob("*.jinja"))
+        named = [{"name": other.stem, "template": _template(other)} for other in others]
+        return [{"name": "default", "template": first}, *named] if named else first
     for name in ("tokenizer_config.json", "chat_template.json"):
         if (folder / name).exists():
             template = read_json(folder / name, hint=FETCH_AGAIN).get("chat_template")
@@ -240,7 +243,14 @@ def chat_template(folder: Path) -> str | list[dict[str, str]] | None:
     return None
 
 
+def _template(path: Path) -> str:
+    try:
+        return read_text(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelFileError(f"cannot read {path}: {error}", hint=FETCH_AGAIN) from None
+
+
 def tokenizer_entry(folder: Path) -> dict[str, Any]:
     """tokenizer.json, empty where there is none."""
     path = folder / "tokenizer.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return read_json(path, hint=FETCH_AGAIN) if path.exists() else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from gguf.constants import GGML_QUANT_SIZES
 from numpy.typing import NDArray
 
 from eft_gguf.errors import OptionError
+from eft_gguf.files import aside
 
 CHUNK = 1 << 25
 """Bytes of a tensor that are worked on at a time: what is held in memory beside the largest tensor."""
@@ -37,10 +37,9 @@ def written_aside(path: Path, *, force: bool = False, sources: Iterable[Path] = 
     Raises OptionError where `path` exists and not `force`, where it is one of `sources`, or cannot be written.
     """
     refuse_overwriting(path, force=force, sources=sources)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        yield aside
-        aside.replace(path)
+        with aside(path) as beside:
+            yield beside
     except OSError as error:
         if error.filename is not None and Path(error.filename) in sources:
             raise
@@ -48,8 +47,6 @@ def written_aside(path: Path, *, force: bool = False, sources: Iterable[Path] = 
         reason = "the disk is full" if full else error.strerror or str(error)
         hint = "free some space, or write to another disk" if full else "name another file"
         raise OptionError(f"cannot write {path}: {reason}", hint=f"{hint}; nothing was written") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def refuse_overwriting(path: Path, *, force: bool, sources: Iterable[Path] = ()) -> None:
@@ -60,6 +57,8 @@ def refuse_overwriting(path: Path, *, force: bool, sources: Iterable[Path] = ())
         raise OptionError(f"{path} is a folder", hint=f"name a file in it, such as {path / 'model.gguf'}")
     if not path.exists():
         return
+    if not path.is_file():
+        raise OptionError(f"{path} is a device or a pipe", hint="name a file: models are read again as they are made")
     if any(source.exists() and path.samefile(source) for source in sources):
         raise OptionError(f"{path} is what is read from", hint="name another output")
     if not force:

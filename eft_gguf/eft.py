@@ -27,6 +27,7 @@ from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
 from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
+from eft_gguf.engine.probe import require_survival, trials_of
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings, Witness
@@ -68,6 +69,7 @@ class EFT:
         speculate: str | int = AUTO,
         examples: Choice = None,
         force: bool = False,
+        probe: bool = False,
         progress: Callable[[str], None] | None = None,
     ) -> None:
         setting = checked_setting(speculate)
@@ -87,6 +89,8 @@ class EFT:
         self.warnings = [finding for finding in findings if finding.severity != "note"]
         self.ctx = context_length(ctx or family.ctx, (base, untuned, *others.values()))
         require_kv_type(kv_type, (base, untuned, *others.values()))
+        if probe:
+            require_survival(trials_of(family.members, family.untuned_of), tell)
         say = partial(say_alone, EFT, family, ctx=self.ctx, hardware=hardware, progress=tell)
         self._demonstrations = demonstrations(family, shown, say)
         turns = self._demonstrations.turns(family.weights)
@@ -149,7 +153,9 @@ class EFT:
         speculate (drafts a round: "auto" as many as pay by what decodes cost here, "off", or a number from 0 to 16),
         examples (what base and untuned are shown before each chat: a number of questions that the tuned side answers
         first, a JSONL file or its lines, "off"; by default what the family says),
-        progress (called with lines of text while loading), force (load even what memory has no room for); of the
+        progress (called with lines of text while loading), force (load even what memory has no room for), probe (try
+        files that are new here in a process of their own first, as commands do: llama.cpp ends the process over some
+        damaged files, and no exception can be caught then; docs/reliability.md tells what it costs); of the
         machine, as in `Hardware`: threads, gpu_layers (−1 all, 0 none), device ("CPU", or by member: {"base": "MTL0"}),
         flash_attn ("auto", "on", "off"), kv_type ("f16", "q8_0", …), repack.
 
@@ -363,7 +369,8 @@ class EFT:
     def token_ids(self, text: str, *, begin: bool = False) -> list[int]:
         """The token ids of a text, control tokens read as such. begin: after the BOS token, where models want one."""
         model = self._tokenizer()
-        return ([model.bos] if begin and model.add_bos else []) + model.tokenize(text, special=True)
+        ids = model.tokenize(text, special=True)
+        return model.begun(ids) if begin else ids
 
     @property
     def start_token(self) -> int:

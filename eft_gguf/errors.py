@@ -6,14 +6,19 @@ command line prints message and hint and leaves with exit code 2.
 
 from __future__ import annotations
 
+from eft_gguf.printable import printable
+
 
 class EFTError(Exception):
-    """Base of all errors that a user can mend. `hint` says how."""
+    """Base of all errors that a user can mend. `hint` says how.
+
+    Both quote names and texts from files that nobody has looked at: they are made printable.
+    """
 
     def __init__(self, message: str, *, hint: str = "") -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n{self.hint}" if self.hint else self.message

@@ -63,7 +63,7 @@ class Prompts:
         model = self._model()
         members = range(len(self._ensemble.names))
         if isinstance(prompt, str):
-            ids = ([model.bos] if model.add_bos else []) + model.tokenize(prompt, special=True)
+            ids = model.begun(model.tokenize(prompt, special=True))
             self.require_shared("prompt", ids)
             return Prompt([prompt for _ in members], [ids for _ in members])
         if isinstance(prompt, (list, tuple, np.ndarray)) and len(prompt) and isinstance(prompt[0], Integral):

@@ -57,7 +57,7 @@ def bench(quick: bool, as_json: bool, plot: Path | None, models: Given) -> None:
             status(f"measuring {what}, {left:.0f} s left")
 
         try:
-            measure_speed(models | {"progress": status}, speed, tick, quick=quick)
+            measure_speed(models | {"progress": status, "probe": True}, speed, tick, quick=quick)
         except Interrupted:
             stopped = True
     if as_json:

@@ -311,7 +311,7 @@ def open_models(models: Given) -> EFT:
     from eft_gguf import EFT
 
     with Status() as status:
-        return EFT.open(**models, progress=status)
+        return EFT.open(**models, probe=True, progress=status)
 
 
 def tell_of_toys(eft: EFT, models: Given) -> None:

@@ -187,7 +187,7 @@ def peek(path: Path) -> Conversation | None:
 def save(conversation: Conversation, path: Path) -> None:
     """Write the conversation to a JSON file of the user's."""
     content = {"system": conversation.system, "messages": conversation.messages, "dials": conversation.dials}
-    write_aside(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n")
+    write_aside(path, json.dumps(content, ensure_ascii=False, indent=2) + "\n", private=True)
 
 
 def load(path: Path) -> Conversation:

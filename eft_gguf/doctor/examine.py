@@ -13,6 +13,7 @@ from eft_gguf.doctor.speed import Tick, measure, speculation_check, speed_check
 from eft_gguf.eft import EFT
 from eft_gguf.engine.devices import place, separate_memory
 from eft_gguf.engine.hardware import Hardware
+from eft_gguf.engine.probe import require_survival, trials_of
 from eft_gguf.errors import EFTError
 from eft_gguf.evaluation.machine import busy_cores
 from eft_gguf.models.cache import require_kv_type
@@ -58,6 +59,7 @@ def _of_files(open_family: Callable[[], Family], options: Mapping[str, Any]) -> 
     yield from ((check, family) for check in compared)
     if all(check.verdict != "FAIL" for check in compared):
         try:
+            require_survival(trials_of(family.members, family.untuned_of, weights=False))
             with files.vocabularies(members) as loaded:
                 speaking = files.speaker(members, loaded)
                 yield files.chat_check(members, speaking), family
@@ -87,7 +89,7 @@ def memory_check(members: files.Members, options: Mapping[str, Any]) -> Check:
 def _of_models(family: Family, options: Mapping[str, Any], tick: Tick) -> Iterator[Check]:
     busy = busy_cores(0.3)
     tick("loading")
-    with EFT.open(family, **{**options, "progress": tick, "speculate": "auto"}) as eft:
+    with EFT.open(family, **{**options, "progress": tick, "probe": True, "speculate": "auto"}) as eft:
         measured = measure(eft, tick)
         yield speed_check(measured, busy)
         yield speculation_check(measured)

@@ -83,7 +83,7 @@ def noise_check(family: Family, eft: EFT, measured: Measured, options: Mapping[s
         (replace(trait, model=replace(trait.model, path=tuned, text=str(tuned)), untuned=None),),
         bases_template=family.bases_template,
     )
-    with EFT.open(second, **{**options, "speculate": "off"}) as other:
+    with EFT.open(second, **{**options, "probe": True, "speculate": "off"}) as other:
         _, again = _rows(other, measured, trait.name, "untuned")
     noise, effect = divergences(base, difference, again)
     finer = untuned.stat().st_size > (trait.untuned or family.untuned).path.stat().st_size

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from eft_gguf.printable import printable
+
 Verdict = Literal["PASS", "WARN", "FAIL", "SKIP"]
 
 WIDTH = 80
@@ -28,6 +30,12 @@ class Check:
     evidence: tuple[str, ...] = ()
     remedy: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # They quote names and tokens from files that nobody has looked at.
+        object.__setattr__(self, "message", printable(self.message))
+        object.__setattr__(self, "remedy", printable(self.remedy))
+        object.__setattr__(self, "evidence", tuple(map(printable, self.evidence)))
 
 
 @dataclass(slots=True)

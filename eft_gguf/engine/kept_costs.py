@@ -17,7 +17,7 @@ import numpy as np
 from eft_gguf.engine.draft_length import Costs
 from eft_gguf.engine.ensemble import Ensemble
 from eft_gguf.errors import OptionError
-from eft_gguf.files import cache_folder, write_aside
+from eft_gguf.files import cache_folder, read_json, write_aside
 from eft_gguf.models.references import Reference, identity
 
 FORMAT = 2
@@ -42,7 +42,7 @@ def costs_file(ensemble: Ensemble, members: Iterable[Reference], factors: Sequen
 def read_costs(path: Path, members: int) -> Costs | None:
     """What was kept; None where there is nothing, or nothing that can be understood."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
         curves = [np.array(curve, np.float64) for curve in content["curves"]]
         costs = Costs(curves, *(float(content[name]) for name in ("step", "sequence", "draft")))
     except (OSError, ValueError, KeyError, TypeError):

@@ -26,6 +26,7 @@ from eft_gguf.models.cache import KV_TYPES, PLAIN_KV_TYPES
 from eft_gguf.models.header import read_header
 from eft_gguf.models.metadata import other_parts
 
+NO_NUMBERS = "the weights are damaged, or beyond the range of their type: fetch or convert the model again"
 _KEEP_LOG_LINES = 40
 _log: deque[str] = deque(maxlen=_KEEP_LOG_LINES)
 
@@ -46,6 +47,14 @@ def _reason() -> str:
     signs = ("rror", "fail", "require", "not support")
     telling = [line.strip() for line in "".join(_log).splitlines() if any(sign in line for sign in signs)]
     return telling[0].split(": ", 1)[-1] if telling else "llama.cpp gave no reason"
+
+
+def _remedy() -> str:
+    """What helps against the failure of which the log tells: memory only where some was asked for in vain."""
+    short = any(sign in line for line in _log for sign in ("alloc", "out of memory", "mmap failed"))
+    if short:
+        return "free some memory, or take a smaller model or quantization"
+    return "the file is damaged, or this version of llama.cpp does not know its kind: fetch it or convert it again"
 
 
 def _load(path: Path, params: lib.llama_model_params) -> lib.llama_model_p | None:
@@ -109,7 +118,7 @@ class Model:
         if not self._model:
             raise LoadError(
                 f"{path}: llama.cpp could not load this model: {_reason()}",
-                hint="free some memory, or take a smaller model or quantization",
+                hint=_remedy(),
             )
         self.vocab = lib.llama_model_get_vocab(self._model)
         self.n_vocab: int = lib.llama_vocab_n_tokens(self.vocab)
@@ -149,6 +158,10 @@ class Model:
             if count >= 0:
                 return list(ids[:count])
             room = -count
+
+    def begun(self, ids: list[int]) -> list[int]:
+        """The ids after the BOS id, where this model wants one before a text and none is there already."""
+        return [self.bos, *ids] if self.add_bos and ids[:1] != [self.bos] else ids
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """The bytes that `token` stands for; a control token gives nothing unless `special`."""
@@ -322,7 +335,10 @@ class Context:
         pointer = lib.llama_get_logits(self._context)
         if not pointer:
             raise DecodeError(f"{self.model.path.name}: llama.cpp has no logits")
-        return list(np.ctypeslib.as_array(pointer, (self.batch.outputs, self.model.n_vocab)))
+        rows = np.ctypeslib.as_array(pointer, (self.batch.outputs, self.model.n_vocab))
+        if np.isnan(rows.max()):  # the largest of numbers that are none is none
+            raise DecodeError(f"{self.model.path.name}: llama.cpp computes logits that are no numbers", hint=NO_NUMBERS)
+        return list(rows)
 
     def forget(self, sequence: int, position: int) -> bool:
         """Drop what is cached of `sequence` from `position` on. False where the architecture can't drop a part."""

@@ -1,7 +1,7 @@
 """llama.cpp's quantizer, in a process of its own: a job that can be stopped, and that cannot take this one with it.
 
-llama.cpp tells what it does in its log only, and quantizes without a way to be interrupted. So the process is called as
-`python -m eft_gguf.engine.quantizer`, gives a line for each tensor, and is ended where the caller is interrupted.
+llama.cpp tells what it does in its log only, and quantizes without a way to be interrupted. So the module is run as a
+program, gives a line for each tensor, and is ended where the caller is interrupted.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from eft_gguf.children import UNSOUND_HINT, how_it_ended, leave_no_core, module_command, quiet_environment
 from eft_gguf.errors import LoadError
 
 RECIPES = (
@@ -39,8 +40,10 @@ def quantize(
     requantize: also tensors that are quantized already. Raises LoadError with llama.cpp's reason.
     """
     order = {"source": str(source), "target": str(target), "recipe": recipe, "threads": threads}
-    command = [sys.executable, "-m", __name__, json.dumps(order | {"requantize": requantize})]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding="utf-8") as process:
+    command = module_command("eft_gguf.engine.quantizer", json.dumps(order | {"requantize": requantize}))
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, encoding="utf-8", errors="replace", env=quiet_environment()
+    ) as process:
         assert process.stdout is not None
         reason = ""
         try:
@@ -54,6 +57,11 @@ def quantize(
         except BaseException:
             process.kill()
             raise
+    if process.returncode < 0:
+        raise LoadError(
+            f"{source}: llama.cpp {how_it_ended(process.returncode)} while it quantized this model",
+            hint=UNSOUND_HINT,
+        )
     if process.returncode:
         raise LoadError(
             f"{source}: llama.cpp could not quantize this model: {reason or 'it gave no reason'}",
@@ -65,6 +73,7 @@ def _work(order: dict[str, object]) -> int:
     """What the process of its own does; returns its exit code."""
     import llama_cpp.llama_cpp as lib
 
+    leave_no_core()
     # Ctrl-C reaches a whole group of processes: this one simply ends.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.evaluation.run_file import read_run
+from eft_gguf.files import read_json
 
 TITLES = {
     "gate": "Is blending worth it?",
@@ -79,7 +80,7 @@ def page(documents: Sequence[Document]) -> str:
 def _json(path: Path) -> dict[str, Any] | None:
     """The file as one object, None if it is something else, such as a run."""
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}", hint=HINT) from None
     except ValueError:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_gguf.errors import OptionError
-from eft_gguf.files import write_aside
+from eft_gguf.files import parsed, read_text, write_aside
 
 FORMAT = 1
 PLACES = ("path", "file")
@@ -84,16 +84,19 @@ def read_run(path: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]
     A last line that was cut off is taken out of the file. Raises OptionError for a file that is no run.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}", hint="name the file of a run") from None
     except UnicodeDecodeError:
         raise OptionError(f"{path} is no run", hint="name a file that --run wrote") from None
     whole, _, cut_off = text.rpartition("\n")
     try:
-        entries = [json.loads(line) for line in whole.splitlines()]
+        # Not splitlines: a reply may hold line breaks of Unicode's.
+        entries = [parsed(line) for line in whole.split("\n")]
         head = entries[0]
-        if head["format"] != FORMAT or not isinstance(head["inputs"], dict):
+        texts = (head["evaluation"], *(entry["key"] for entry in entries[1:] if "key" in entry))
+        wrong = any(not isinstance(text, str) for text in texts)
+        if head["format"] != FORMAT or not isinstance(head["inputs"], dict) or wrong:
             raise ValueError
         done = {entry["key"]: entry["value"] for entry in entries[1:] if "key" in entry}
         results = [entry["result"] for entry in entries[1:] if "result" in entry]

@@ -35,7 +35,8 @@ class Table:
     def markdown(self) -> str:
         """For the documentation."""
         head = ["| " + " | ".join(self.columns) + " |", "|---" + "|---:" * (len(self.columns) - 1) + "|"]
-        rows = ["| " + " | ".join(row) + " |" for row in self.rows]
+        # A bar in a cell would end it.
+        rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in self.rows]
         return "\n".join([f"**{self.title}**", "", *head, *rows, *(["", self.note] if self.note else [])])
 
 

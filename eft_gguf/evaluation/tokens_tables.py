@@ -5,6 +5,7 @@ from __future__ import annotations
 from eft_gguf.evaluation.table import Table
 from eft_gguf.evaluation.tokens import Share, Tokens
 from eft_gguf.inspection import DECISIONS
+from eft_gguf.printable import printable
 
 
 def tables(found: Tokens) -> list[Table]:
@@ -55,8 +56,8 @@ def _examples(found: Tokens) -> Table:
 
 
 def _quoted(text: str) -> str:
-    """Control characters and the bar, which would end a cell, written out."""
-    return "".join(f"\\x{ord(c):02x}" if c == "|" or not c.isprintable() else c for c in text.replace("\n", "⏎"))
+    """Control characters written out."""
+    return printable(text.replace("\n", "⏎"))
 
 
 def _text(share: Share, scale: int = 100) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from eft_gguf.errors import OptionError
+from eft_gguf.models.fields import MOST, MOST_LAYERS, whole_numbers
 from eft_gguf.models.header import BLOCKS
 from eft_gguf.models.metadata import GGUFMetadata
 
@@ -42,13 +43,11 @@ def kv_bytes(model: GGUFMetadata, tokens: int, kv_type: str = "f16") -> int:
 
 def kv_heads(model: GGUFMetadata) -> list[int]:
     """Key and value heads that each layer keeps; 0 for a layer that does not attend, or uses another one's."""
-    layers = number(model, "block_count") or 0
+    layers = number(model, "block_count", most=MOST_LAYERS) or 0
     if model.architecture in NEITHER:
         return [0] * layers
-    given = model.fields.get(f"{model.architecture}.attention.head_count_kv")
-    if given is None:
-        given = model.fields.get(f"{model.architecture}.attention.head_count", 1)
-    heads = list(given) if isinstance(given, list) else [given] * layers
+    given = _numbers(model, "attention.head_count_kv") or _numbers(model, "attention.head_count") or [1]
+    heads = given * layers if len(given) == 1 else given
     interval = number(model, "full_attention_interval") or 0
     if interval:
         heads = [count if (layer + 1) % interval == 0 else 0 for layer, count in enumerate(heads)]
@@ -108,7 +107,11 @@ def require_kv_type(kv_type: str, models: Iterable[GGUFMetadata]) -> None:
             )
 
 
-def number(model: GGUFMetadata, key: str) -> int | None:
-    """A field of the architecture; the largest where it is given layer by layer."""
-    value = model.fields.get(f"{model.architecture}.{key}")
-    return max(value) if isinstance(value, list) else value
+def number(model: GGUFMetadata, key: str, *, most: int = MOST) -> int | None:
+    """A count of the architecture's; the largest where it is given layer by layer. Raises ModelFileError."""
+    given = _numbers(model, key, most=most)
+    return None if given is None else max(given)
+
+
+def _numbers(model: GGUFMetadata, key: str, *, most: int = MOST) -> list[int] | None:
+    return whole_numbers(model.path, model.fields, f"{model.architecture}.{key}", most=most)

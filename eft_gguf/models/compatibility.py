@@ -81,7 +81,7 @@ def _check_model(role: str, member: GGUFMetadata) -> list[Finding]:
         return [Finding("error", f"{name} is an adapter, not a model", hint)]
     if member.kind != "model":
         hint = "give the language model itself, not the file that goes with it"
-        return [Finding("error", f"{name} holds no language model, its type is {member.kind!r}", hint)]
+        return [Finding("error", f"{name} holds no language model, its type is {member.kind!r:.40}", hint)]
     if not member.tensors:
         hint = "give a file with weights; files with only a vocabulary are for tests of tokenizers"
         return [Finding("error", f"{name} holds no weights", hint)]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from eft_gguf.errors import OptionError
+from eft_gguf.files import read_file
 from eft_gguf.models.chat import check_messages
 
 Message = Mapping[str, Any]
@@ -99,7 +100,7 @@ def _text(path: Path) -> str:
                 f"the examples file {path} has {path.stat().st_size:,} bytes, and {MOST_BYTES:,} are the most",
                 hint="a few examples suffice",
             )
-        return path.read_text(encoding="utf-8-sig")
+        return read_file(path).decode("utf-8-sig")
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise OptionError(f"the examples file {path} is not UTF-8 text", hint=EXAMPLE) from None

@@ -12,11 +12,13 @@ from typing import Any
 
 from eft_gguf.blend.equation import Blend, Filter, coefficients
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
+from eft_gguf.files import home_expanded, read_text
 from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
 from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, require_files, resolve
+from eft_gguf.models.soundness import require_sound
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -158,7 +160,7 @@ def load_family(spec: str | Path | None = None) -> Family:
 
 def list_family(spec: str | Path | None = None) -> Listed:
     """A family as its file describes it, without looking for its models. Raises OptionError for a wrong file."""
-    path = BUNDLED if spec is None or spec == "bundled" else Path(spec).expanduser()
+    path = BUNDLED if spec is None or spec == "bundled" else home_expanded(spec)
     if path != BUNDLED and not path.is_file():
         path = file_of(str(spec)) or path
     name = "bundled" if path == BUNDLED else path.stem
@@ -185,7 +187,7 @@ def table_from_text(text: str, path: Path) -> dict[str, Any]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except FileNotFoundError:
         raise OptionError(
             f"there is no family file {path}" if path.suffix == ".toml" else f"there is no family {path}",
@@ -241,10 +243,13 @@ def parse_tuned(text: str) -> Parsed:
 def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
     """Metadata of base, untuned and all other members, as `compatibility.require` takes them; each file read once.
 
-    Raises ModelFileError for files that cannot be read, CompatibilityError where `lora:` and a file disagree.
+    Raises ModelFileError for files that cannot be read or would end the process, CompatibilityError where `lora:` and
+    a file disagree.
     """
     references = family.members.values()
     read = {path: read_metadata(path) for path in dict.fromkeys(reference.path for reference in references)}
+    for model in read.values():
+        require_sound(model)
     for reference in references:
         if reference.adapter and read[reference.path].kind != "adapter":
             raise CompatibilityError(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from eft_gguf.printable import printable
+
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
@@ -20,3 +22,9 @@ class Finding:
     message: str
     hint: str = ""
     evidence: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        # They quote names and tokens from files that nobody has looked at.
+        object.__setattr__(self, "message", printable(self.message))
+        object.__setattr__(self, "hint", printable(self.hint))
+        object.__setattr__(self, "evidence", tuple(map(printable, self.evidence)))

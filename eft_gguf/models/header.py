@@ -29,7 +29,7 @@ MAX_HEADER = 1 << 27
 DAMAGED_HINT = "the download or copy was probably cut short: fetch the file again"
 
 # Type numbers of values. 8 is a string, 9 an array; llama.cpp refuses arrays of arrays.
-STRING, ARRAY = 8, 9
+UINT32, F32, STRING, ARRAY = 4, 6, 8, 9
 SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 
 # Tensor type → elements per block, bytes per block. The gguf package has this table too, but importing it
@@ -163,6 +163,11 @@ class _Walker:
 
     def header(self) -> Header:
         version, tensors, keys = self.unpack("IQQ")
+        if version in {int.from_bytes(number.to_bytes(4, "little"), "big") for number in VERSIONS}:
+            raise ModelFileError(
+                f"{self.path} is of the other byte order (big-endian), which llama.cpp does not read here",
+                hint="fetch or convert the model for little-endian machines: gguf-convert-endian FILE little",
+            )
         if version not in VERSIONS:
             raise ModelFileError(
                 f"{self.path} has GGUF version {version}, only {VERSIONS[0]} and {VERSIONS[1]} can be read",
@@ -173,7 +178,7 @@ class _Walker:
         for _ in range(keys):
             key = self.text()
             if key in values:
-                raise self.damaged(f"the key {key!r} comes twice")
+                raise self.damaged(f"the key {key!r:.60} comes twice")
             (kind,) = self.unpack("I")
             kinds[key] = kind, self.peek() if kind == ARRAY else None
             values[key] = self.value(kind)
@@ -266,17 +271,17 @@ class _Walker:
 
     def tensors(self, count: int, alignment: Any) -> tuple[dict[str, Tensor], int]:
         """The tensors by name, and where the data of the last one ends, were the file whole."""
-        if not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
+        if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
             raise self.damaged(f"an alignment of {alignment!r}, which is no power of two")
         found: dict[str, tuple[int, list[int], int]] = {}
         needed = 0
         for _ in range(count):
             name = self.text()
             if name in found:
-                raise self.damaged(f"the tensor {name!r} comes twice")
+                raise self.damaged(f"the tensor {name!r:.60} comes twice")
             (dimensions,) = self.unpack("I")
             if dimensions > 4:
-                raise self.damaged(f"the tensor {name!r} has {dimensions:,} dimensions")
+                raise self.damaged(f"the tensor {name!r:.60} has {dimensions:,} dimensions")
             *shape, kind, offset = self.unpack(f"{dimensions}QIQ")
             found[name] = kind, shape, offset
             needed = max(needed, offset + _size_bytes(kind, shape))

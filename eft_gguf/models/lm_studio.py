@@ -6,10 +6,10 @@ moved the folder, which settings.json then names, and older versions kept it in 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from eft_gguf.errors import ModelFileError
+from eft_gguf.files import read_json, read_text
 from eft_gguf.models.repository import inside, parse, parts_of, quantizations
 
 SCHEME = "lmstudio:"
@@ -47,14 +47,14 @@ def roots() -> list[Path]:
     homes = [Path("~/.lmstudio").expanduser(), Path("~/.cache/lm-studio").expanduser()]
     pointer = Path("~/.lmstudio-home-pointer").expanduser()
     if pointer.is_file():
-        homes.insert(0, Path(pointer.read_text(encoding="utf-8").strip()))
+        homes.insert(0, Path(read_text(pointer).strip()))
     return list(dict.fromkeys(folder for home in homes for folder in (_set(home), home / "models") if folder))
 
 
 def _set(home: Path) -> Path | None:
     """The folder that the user chose."""
     try:
-        folder = json.loads((home / "settings.json").read_text(encoding="utf-8"))["downloadsFolder"]
+        folder = read_json(home / "settings.json")["downloadsFolder"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Path(folder) if isinstance(folder, str) and folder else None

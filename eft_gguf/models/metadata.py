@@ -13,16 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from eft_gguf.errors import ModelFileError
+from eft_gguf.models.fields import refused, whole_number
 from eft_gguf.models.header import DAMAGED_HINT, TYPE_NAMES, StringArray, Tensor, read_header
+from eft_gguf.printable import printable
 
 NORMAL = 1  # llama.cpp's token type of text
 UNKNOWN, CONTROL = 2, 3
 USER_DEFINED, BYTE = 4, 6
 UNUSED = 5  # llama.cpp's token type of entries that only fill the vocabulary up
 SHORT = 1024  # arrays up to this length (heads per layer, tags) are kept among the fields
+MOST_PARTS = 99_999
+"""Their numbers have five digits."""
 LONG_KEYS = ("tokens", "token_type", "scores", "merges")
+LONGEST_NAME = 200
 PART = re.compile(r"(?P<name>.*)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 """How the files of a split model are called."""
+ARCHITECTURE = re.compile(r"[\w.-]{1,64}", re.ASCII)
 SPECIAL_ENDING = "_token_id"
 
 
@@ -84,6 +90,7 @@ class GGUFMetadata:
     fields: Mapping[str, Any]  # scalars and short arrays (as lists); the vocabulary's arrays are kept out
     vocabulary: Vocabulary | None
     tensors: Mapping[str, Tensor]
+    kinds: Mapping[str, int]  # by key the number of its type
 
     @property
     def quantization(self) -> str:
@@ -110,24 +117,27 @@ def read_metadata(path: str | Path) -> GGUFMetadata:
     values = header.values
     parts = [header, *map(read_header, other_parts(path, values))]
     architecture = _string(path, values, "general.architecture", None)
-    context = values.get(f"{architecture}.context_length")
+    if not ARCHITECTURE.fullmatch(architecture):
+        raise refused(path, "general.architecture", architecture, "a name of letters, digits, '.', '_' and '-'")
+    context = whole_number(path, values, f"{architecture}.context_length", most=2**32 - 1)
     return GGUFMetadata(
         path=path,
         architecture=architecture,
-        name=_string(path, values, "general.name", path.stem),
+        name=printable(_string(path, values, "general.name", path.stem), longest=LONGEST_NAME),
         kind=_string(path, values, "general.type", "model"),
         size_bytes=sum(part.size_bytes for part in parts),
-        ctx_train=context if isinstance(context, int) else None,
+        ctx_train=context,
         fields={key: _plain(value) for key, value in values.items() if _is_short(key, value)},
         vocabulary=_vocabulary(path, values),
         tensors={name: tensor for part in parts for name, tensor in part.tensors.items()},
+        kinds={key: kind for key, (kind, _) in header.kinds.items()},
     )
 
 
 def other_parts(path: Path, values: Mapping[str, Any]) -> list[Path]:
     """The further files of a model that was split into several. Raises ModelFileError where `path` is not its first."""
-    count = values.get("split.count", 1)
-    if not isinstance(count, int) or count < 2:
+    count = whole_number(path, values, "split.count", most=MOST_PARTS) or 1
+    if count < 2:
         return []
     found = PART.fullmatch(path.name)
     if found is None or int(found["count"]) != count:
@@ -149,7 +159,8 @@ def _vocabulary(path: Path, values: Mapping[str, Any]) -> Vocabulary | None:
     if not isinstance(tokens, StringArray):
         raise ModelFileError(f"{path}: {prefix}tokens is no array of strings", hint=DAMAGED_HINT)
     types = values.get(prefix + "token_type")
-    if types is not None and (not isinstance(types, np.ndarray) or len(types) != len(tokens)):
+    whole = isinstance(types, np.ndarray) and types.dtype.kind in "iu" and len(types) == len(tokens)
+    if types is not None and not whole:
         raise ModelFileError(
             f"{path}: {prefix}token_type is no list of {len(tokens):,} numbers, one for each token",
             hint=DAMAGED_HINT,
@@ -159,25 +170,41 @@ def _vocabulary(path: Path, values: Mapping[str, Any]) -> Vocabulary | None:
         for key, value in values.items()
         if key.startswith(prefix) and key.endswith(SPECIAL_ENDING)
         # llama.cpp too ignores ids outside the vocabulary, which some converters write for "none"
-        if isinstance(value, int) and 0 <= value < len(tokens)
+        if type(value) is int and 0 <= value < len(tokens)
     }
     return Vocabulary(
         model=_string(path, values, prefix + "model", ""),
         # files from before the key existed mean llama.cpp's default
         pre=_string(path, values, prefix + "pre", "default"),
         tokens=tokens,
-        types=None if types is None else types.astype(np.int32),
+        types=None if types is None else _clipped(types),
         merges=merges if isinstance(merges := values.get(prefix + "merges"), StringArray) else None,
-        scores=scores if isinstance(scores := values.get(prefix + "scores"), np.ndarray) else None,
+        scores=_scores(path, values, prefix + "scores"),
         special=special,
     )
 
 
+def _clipped(types: npt.NDArray[Any]) -> npt.NDArray[np.int32]:
+    """Kinds of tokens are small numbers; others are none of them, whatever they are."""
+    clipped: npt.NDArray[np.int32] = np.minimum(np.maximum(types, -1), 127).astype(np.int32)
+    return clipped
+
+
+def _scores(path: Path, values: Mapping[str, Any], key: str) -> npt.NDArray[np.float32] | None:
+    scores = values.get(key)
+    if scores is None:
+        return None
+    if not isinstance(scores, np.ndarray) or scores.dtype.kind != "f":
+        raise refused(path, key, type(scores).__name__, "an array of numbers with a point")
+    return scores.astype(np.float32, copy=False)
+
+
 def _string(path: Path, values: Mapping[str, Any], key: str, default: str | None) -> str:
     value = values.get(key, default)
+    if value is None:
+        raise ModelFileError(f"{path}: {key} is missing", hint="convert the model again")
     if not isinstance(value, str):
-        found = "is missing" if value is None else f"is {value!r}, not a text"
-        raise ModelFileError(f"{path}: {key} {found}", hint="convert the model again")
+        raise refused(path, key, value, "a text")
     return value
 
 

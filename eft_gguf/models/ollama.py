@@ -6,19 +6,21 @@ is the GGUF file blobs/sha256-DIGEST.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.files import read_json
 from eft_gguf.models.repository import inside
 
 SCHEME = "ollama:"
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 SERVICE = (Path("/usr/share/ollama/.ollama/models"), Path("/var/lib/ollama/.ollama/models"))
 """Where the models are if Ollama runs as a service of a Linux system."""
+KIND = "application/vnd.ollama.image."
+"""What the media types of layers begin with."""
 WORD = re.compile(r"[A-Za-z0-9_][\w.-]*")
 DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 
@@ -26,12 +28,18 @@ DIGEST = re.compile(r"sha256[:-]([0-9a-f]{64})")
 def find(name: str, *, adapter: bool = False) -> Path:
     """The file of a model, or of its adapter. Raises OptionError for a wrong name, ModelFileError."""
     manifest = _manifest(name)
-    kind = "application/vnd.ollama.image." + ("adapter" if adapter else "model")
+    kind = KIND + ("adapter" if adapter else "model")
     try:
-        layers = json.loads(manifest.read_text(encoding="utf-8"))["layers"]
+        layers = read_json(manifest)["layers"]
         layer: dict[str, Any] = next((layer for layer in layers if layer["mediaType"] == kind), {})
+        adapted = any(layer["mediaType"] == KIND + "adapter" for layer in layers)
     except (OSError, ValueError, KeyError, TypeError):
         raise ModelFileError(f"the manifest {manifest} cannot be read", hint=_pull(name)) from None
+    if adapted and not adapter:
+        raise ModelFileError(
+            f"{SCHEME}{name} is a model with an adapter on it, which would be left out",
+            hint=f"give the model that it was made FROM as untuned, and as tuned its adapter: lora:{SCHEME}{name}",
+        )
     if not layer:
         raise ModelFileError(
             f"{SCHEME}{name} holds no {'adapter' if adapter else 'model'} in one GGUF file",
@@ -70,16 +78,31 @@ def _manifest(name: str) -> Path:
             f"{SCHEME}{name} is no name of Ollama's", hint=f"write {SCHEME}MODEL:TAG, as `ollama list` shows it"
         )
     whole = [HOST, NAMESPACE][: 3 - len(words)] + words
-    for root in roots():
-        manifest = root.joinpath("manifests", *whole, tag or TAG)
+    # Ollama takes names in any case, and keeps them as they were first written.
+    for root, found in [(root, found) for found in (_exactly, _in_any_case) for root in roots()]:
+        manifest = root / "manifests"
         try:
-            if manifest.is_file():
-                return inside(manifest, root)
+            there = found(manifest, [*whole, tag or TAG])
+            if there is not None:
+                return inside(there, root)
         except PermissionError:
             raise ModelFileError(
                 f"no permission to read {manifest}", hint="add yourself to the group ollama, or set OLLAMA_MODELS"
             ) from None
     raise ModelFileError(f"Ollama has no {name} in {' or '.join(map(str, roots()))}", hint=_pull(name))
+
+
+def _exactly(folder: Path, words: list[str]) -> Path | None:
+    path = folder.joinpath(*words)
+    return path if path.is_file() else None
+
+
+def _in_any_case(folder: Path, words: list[str]) -> Path | None:
+    paths = [folder]
+    for word in words:
+        inside_them = [path for folder in paths if folder.is_dir() for path in sorted(folder.iterdir())]
+        paths = [path for path in inside_them if path.name.casefold() == word.casefold()]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _pull(name: str) -> str:

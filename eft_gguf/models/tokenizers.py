@@ -37,13 +37,13 @@ def compare(names: str, member: GGUFMetadata, other_member: GGUFMetadata) -> lis
     if index is not None:
         return [_different(names, one, other, index)]
     if one.model != other.model:
-        message = f"{names} have different kinds of tokenizers: {one.model!r} and {other.model!r}"
+        message = f"{names} have different kinds of tokenizers: {one.model!r:.40} and {other.model!r:.40}"
         return [Finding("error", message, SAME_SERIES)]
     if one.pre != other.pre:
-        message = f"{names} cut text differently: tokenizer.ggml.pre is {one.pre!r} and {other.pre!r}"
+        message = f"{names} cut text differently: tokenizer.ggml.pre is {one.pre!r:.40} and {other.pre!r:.40}"
         hint = (
             "if one was only converted with a wrong name, mend it: "
-            f"gguf-new-metadata --pre-tokenizer {one.pre} {other_member.path} OUTPUT.gguf"
+            f"gguf-new-metadata --pre-tokenizer {one.pre:.40} {other_member.path} OUTPUT.gguf"
         )
         return [Finding("error", message, hint)]
     findings = [_sizes(names, one, other)] if one.size != other.size else []

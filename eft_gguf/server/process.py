@@ -7,16 +7,15 @@ import contextlib
 import itertools
 import logging
 import math
-import signal
 import socket
 import subprocess
-import sys
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from eft_gguf.children import how_it_ended, module_command
 from eft_gguf.server.protocol import (
     About,
     Begin,
@@ -208,7 +207,7 @@ class Engine:
         """Start the worker; loading goes on in the background."""
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "eft_gguf.server.worker", str(theirs.fileno())]
+            command = module_command("eft_gguf.server.worker", str(theirs.fileno()))
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._pipe = Connection(ours.detach())
         self._pipe.send((self.settings.models, self.settings.parallel, self.settings.queue))
@@ -292,7 +291,7 @@ class Engine:
             process.wait()
         if self.stopping or self.state == "failed":
             return
-        how = _how_it_ended(process.returncode)
+        how = how_it_ended(process.returncode)
         log.error("the engine %s; it is started anew", how)
         self._crashes += 1
         self.restarts += 1
@@ -330,13 +329,6 @@ class Engine:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _how_it_ended(code: int) -> str:
-    if code < 0:
-        with contextlib.suppress(ValueError):
-            return f"was ended by {signal.Signals(-code).name}"
-    return f"ended with code {code}"
 
 
 __all__ = ["Begin", "Engine", "OrderFailed", "Ticket"]

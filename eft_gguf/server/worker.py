@@ -296,7 +296,9 @@ def _likeliest(row: Any, count: int) -> list[int]:
 def load(pipe: Connection, options: dict[str, Any], parallel: int, waiting: int) -> EFT | None:
     """The models, with what is going on told. None where they cannot be loaded, which is told as well."""
     try:
-        eft = EFT.open(**options, sequences=parallel, queue=waiting, progress=lambda line: pipe.send(Loading(line)))
+        eft = EFT.open(
+            **options, probe=True, sequences=parallel, queue=waiting, progress=lambda line: pipe.send(Loading(line))
+        )
     except EFTError as error:
         pipe.send(Broken(error.message, error.hint))
         return None

@@ -61,6 +61,7 @@ def test_all_options_arrive(command: Callable, fake) -> None:
         stop=("A", "B"),
     )
     fake.options.pop("progress")
+    assert fake.options.pop("probe") is True  # a new file is tried in a child first
     assert fake.options == {
         "family": None,
         "base": "x",

@@ -6,6 +6,7 @@ import json
 import shutil
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from eft_gguf.convert.gguf_file import GGUFFile  # noqa: E402
 from eft_gguf.convert.hf import Converted, convert_checkpoint  # noqa: E402
 from eft_gguf.convert.vocabulary import read_vocabulary  # noqa: E402
 from eft_gguf.engine.llama import Model  # noqa: E402
+from eft_gguf.errors import ModelFileError  # noqa: E402
 from eft_gguf.models.metadata import read_metadata  # noqa: E402
 from tests.convert.tiny_checkpoints import ROOM, SERIES, write_checkpoint  # noqa: E402
 
@@ -103,6 +105,71 @@ def test_a_role_that_is_not_named_is_no_token_of_that_text(tmp_path: Path) -> No
         "eos": "<|im_end|>",
         "padding": "<|endoftext|>",
     }
+
+
+def edit(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def test_a_configuration_of_transformers_5_and_templates_in_files_of_their_own(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoint"
+    write_checkpoint(folder, "Llama 3")
+    config = json.loads((folder / "config.json").read_text())
+    for key in ("rope_theta", "rope_scaling", "torch_dtype"):
+        config.pop(key, None)
+    rope = {"rope_type": "yarn", "rope_theta": 500_000, "factor": 4, "original_max_position_embeddings": 64}
+    (folder / "config.json").write_text(json.dumps(config | {"rope_parameters": rope, "dtype": "float32"}))
+    edit(folder / "tokenizer_config.json", extra_special_tokens=["<x>"])
+    (folder / "chat_template.jinja").write_text("{{ 'first' }}")
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text("{{ 'tools' }}")
+    convert_checkpoint(folder, tmp_path / "model.gguf")
+    fields = read_metadata(tmp_path / "model.gguf").fields
+    assert fields["llama.rope.freq_base"] == 500_000
+    assert fields["llama.rope.scaling.type"] == "yarn"
+    assert fields["llama.rope.scaling.factor"] == 4
+    assert fields["llama.rope.scaling.original_context_length"] == 64
+    assert fields["tokenizer.chat_template"] == "{{ 'first' }}"
+    assert fields["tokenizer.chat_template.tool_use"] == "{{ 'tools' }}"
+
+
+@pytest.mark.parametrize("series", ["Qwen2", "Gemma 3"])
+def test_positions_scaled_as_in_llama_3_are_refused_elsewhere(tmp_path: Path, series: str) -> None:
+    folder = tmp_path / "checkpoint"
+    write_checkpoint(folder, series)
+    config = json.loads((folder / "config.json").read_text())
+    llama3 = {
+        "rope_type": "llama3", "rope_theta": 10_000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 64,
+    }  # fmt: skip
+    parameters = config.get("rope_parameters") or {}
+    nested = {**parameters, "full_attention": llama3} if "full_attention" in parameters else llama3
+    edit(folder / "config.json", rope_parameters=nested)
+    with pytest.raises(ModelFileError, match=r"scaled as in Llama 3\.1"):
+        convert_checkpoint(folder, tmp_path / "model.gguf")
+    assert not (tmp_path / "model.gguf").exists()
+
+
+def test_tokens_that_a_fine_tuning_added(tmp_path: Path) -> None:
+    """One that is text is cut and shown; one marked special is control, is never drawn, and is named in a note."""
+    folder = tmp_path / "checkpoint"
+    write_checkpoint(folder, "Qwen3")
+    path = folder / "tokenizer.json"
+    entry = json.loads(path.read_text())
+    first = max(max(entry["model"]["vocab"].values()), *(token["id"] for token in entry["added_tokens"])) + 1
+    for number, (text, special) in enumerate((("Section5A", False), ("Form12", True))):
+        token = {**entry["added_tokens"][0], "id": first + number, "content": text, "special": special}
+        entry["added_tokens"].append(token)
+    path.write_text(json.dumps(entry))
+    made = convert_checkpoint(folder, tmp_path / "model.gguf")
+    vocabulary = read_metadata(tmp_path / "model.gguf").vocabulary
+    assert vocabulary is not None and vocabulary.types is not None
+    assert vocabulary.types[first : first + 2].tolist() == [4, 3]
+    with closing(Model(tmp_path / "model.gguf", vocab_only=True)) as model:
+        assert first in model.tokenize("see Section5A", special=True)
+        assert model.piece(first) == b"Section5A"
+    assert any("'Form12'" in note and "neither drawn nor shown" in note for note in made.notes)
+    assert not any("Section5A" in note for note in made.notes)
 
 
 def test_scores_of_a_tokenizer_model_are_kept(tmp_path: Path) -> None:

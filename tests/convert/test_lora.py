@@ -22,7 +22,9 @@ from eft_gguf.errors import CompatibilityError, EFTError, ModelFileError, Option
 from tests.convert.tiny_checkpoints import write_checkpoint  # noqa: E402
 
 # PEFT and transformers warn of one another's deprecations.
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning:peft")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::FutureWarning", "ignore::UserWarning:peft", "ignore:The following alpha_pattern keys:RuntimeWarning"
+)
 IDS = [int(index) for index in np.random.default_rng(8).integers(10, 500, 64)]
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,6 +38,15 @@ ADAPTERS: dict[str, tuple[str, dict[str, Any]]] = {
             "lora_alpha": 8,
             "rank_pattern": {"q_proj": 2, "layers.1.mlp.up_proj": 6},
             "alpha_pattern": {"layers.0.self_attn.k_proj": 20, "down_proj": 1},
+        },
+    ),
+    "anchored patterns": (
+        "Llama 3",
+        {
+            "target_modules": ALL,
+            "r": 4,
+            "lora_alpha": 8,
+            "alpha_pattern": {"^q_proj": 100, "^model.layers.0.self_attn.k_proj": 20, "layers.1.self_attn.v_proj": 2},
         },
     ),
     "output layer": ("Llama 2", {"target_modules": ["q_proj", "lm_head"], "r": 3, "lora_alpha": 6}),
@@ -130,6 +141,9 @@ def _edit(folder: Path, **values: Any) -> None:
     [
         ({"peft_type": "IA3"}, "of type IA3"),
         ({"init_lora_weights": "pissa_niter_4"}, "changes the weights"),
+        ({"init_lora_weights": "lora_ga"}, "changes the weights"),
+        ({"alpha_pattern": {"(": 3}}, "no usable alpha_pattern"),
+        ({"alpha_pattern": ["q_proj"]}, "no usable alpha_pattern"),
         ({"lora_alpha": None}, "no usable lora_alpha"),
     ],
 )
@@ -139,6 +153,35 @@ def test_settings_that_mean_something_else(simple: Path, tmp_path: Path, values:
     with pytest.raises(EFTError, match=reason):
         convert_adapter(folder, tmp_path / "adapter.gguf", simple / "untuned.gguf")
     assert not (tmp_path / "adapter.gguf").exists()
+
+
+@pytest.fixture(scope="module")
+def untied(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an adapter on a model whose output layer is a tensor of its own."""
+    folder = tmp_path_factory.mktemp("untied")
+    base = write_checkpoint(folder / "checkpoint", "Llama 2")
+    convert_checkpoint(folder / "checkpoint", folder / "untuned.gguf")
+    np.save(folder / "head.npy", base.lm_head.weight.detach().numpy())
+    config = peft.LoraConfig(task_type="CAUSAL_LM", r=2, lora_alpha=6, target_modules=["q_proj", "down_proj"])
+    model = peft.get_peft_model(base, config)
+    train(model)
+    model.save_pretrained(folder / "adapter")
+    return folder
+
+
+@pytest.mark.parametrize(("factor", "kept"), [(1.0, True), (1.01, False)])
+def test_an_output_layer_that_is_saved_along(untied: Path, tmp_path: Path, factor: float, kept: bool) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    folder = Path(shutil.copytree(untied / "adapter", tmp_path / "adapter"))
+    weights = load_file(folder / "adapter_model.safetensors")
+    head = np.load(untied / "head.npy") * np.float32(factor)
+    save_file({**weights, "base_model.model.lm_head.weight": head}, folder / "adapter_model.safetensors")
+    if kept:
+        assert convert_adapter(folder, tmp_path / "adapter.gguf", untied / "untuned.gguf").notes == []
+        return
+    with pytest.raises(ModelFileError, match=r"which was trained: it differs from the untuned model's by 1\.00%"):
+        convert_adapter(folder, tmp_path / "adapter.gguf", untied / "untuned.gguf")
 
 
 def test_another_model_is_refused(simple: Path, tmp_path: Path) -> None:

@@ -29,6 +29,12 @@ def test_a_table_in_a_page() -> None:
     )
 
 
+def test_a_token_with_bars_stays_in_its_cell() -> None:
+    table = Table("Tokens", ("after", "blend"), [("a|b", "<|im_end|>")])
+    assert table.markdown().endswith("| a\\|b | <\\|im_end\\|> |")
+    assert "<|im_end|>" in table.text()
+
+
 def test_a_section_is_replaced_and_the_rest_of_the_page_stays(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("above\n<!-- facts -->\nold\n<!-- end of facts -->\nbelow <!-- other -->\n", encoding="utf-8")

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models import header
 from eft_gguf.models.header import StringArray, open_gguf, read_header
+from eft_gguf.printable import printable
 from tests.gguf_files import write_model
 
 U64 = struct.Struct("<Q")
@@ -151,7 +152,7 @@ def refused(path: Path) -> ModelFileError:
         read_header(path)
     assert time.process_time() - begin < 1
     assert "\n" not in caught.value.message
-    assert str(path) in caught.value.message
+    assert printable(path) in caught.value.message
     assert caught.value.hint
     return caught.value
 
@@ -200,10 +201,16 @@ def test_open_gguf_closes_what_it_refuses(tmp_path: Path) -> None:
         open_gguf(write(tmp_path / "no.gguf", b"no"))
 
 
-@pytest.mark.parametrize("version", [0, 1, 4, 3 << 24])
+@pytest.mark.parametrize("version", [0, 1, 4, 4 << 24])
 def test_unknown_versions(tmp_path: Path, version: int) -> None:
     path = write(tmp_path / "version.gguf", b"GGUF" + struct.pack("<IQQ", version, 0, 0))
     assert f"version {version}," in refused(path).message
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_a_file_of_the_other_byte_order_is_named_so(tmp_path: Path, version: int) -> None:
+    path = write(tmp_path / "big.gguf", b"GGUF" + struct.pack(">IQQ", version, 0, 0))
+    assert "byte order (big-endian)" in refused(path).message
 
 
 # --- damage ---

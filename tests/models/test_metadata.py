@@ -122,7 +122,7 @@ def test_values_of_wrong_types(tmp_path: Path) -> None:
     writer = GGUFWriter(path, "llama")
     writer.add_uint32("general.type", 3)
     finish(writer)
-    assert "general.type is 3, not a text" in damaged(path)
+    assert "general.type is 3; it must be a text" in damaged(path)
 
     writer = GGUFWriter(path, "llama")
     writer.add_array("tokenizer.ggml.tokens", [1, 2])

@@ -298,7 +298,28 @@ class TestOllama:
         adapter = pulled(root, adapter=True)
         found = resolve("lora:ollama:tiny")
         assert found.path == adapter and found.adapter
-        assert resolve("ollama:tiny").path != adapter
+        with pytest.raises(ModelFileError, match="ollama:tiny is a model with an adapter on it") as caught:
+            resolve("ollama:tiny")
+        assert "lora:ollama:tiny" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("place", "name"),
+        [
+            ("registry.ollama.ai/library/qwen2.5/0.5b", "Qwen2.5:0.5B"),
+            ("registry.ollama.ai/library/wizard-math/13b-q3_K_M", "wizard-math:13b-q3_k_m"),
+            ("hf.co/bartowski/X-GGUF/Q4_K_M", "hf.co/bartowski/x-gguf:q4_k_m"),
+        ],
+    )
+    def test_a_name_in_another_case(self, root: Path, place: str, name: str) -> None:
+        blob = pulled(root, place)
+        assert resolve(f"ollama:{name}").path == blob
+
+    def test_of_two_names_that_differ_by_case_the_exact_one_is_meant(self, root: Path) -> None:
+        pulled(root, "registry.ollama.ai/library/tiny/Q4_k")
+        exact = root / "manifests/registry.ollama.ai/library/tiny/q4_K"
+        exact.write_text("{}")
+        with pytest.raises(ModelFileError, match="q4_K cannot be read"):
+            resolve("ollama:tiny:q4_K")
 
     def test_a_missing_model(self, root: Path) -> None:
         with pytest.raises(ModelFileError, match="Ollama has no tiny:1b in") as caught:

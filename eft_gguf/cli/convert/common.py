@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from eft_gguf import files
 from eft_gguf.cli.display import note
 
 PATH = click.Path(path_type=Path)
@@ -43,7 +44,7 @@ def read_text(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        return path.read_text(encoding="utf-8")
+        return files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise click.UsageError(f"cannot read {path}: {error}") from None
 

@@ -103,7 +103,7 @@ def gate(
 
         def open_large() -> AbstractContextManager[EFT]:
             assert large is not None
-            return EFT.open(large, **machine)
+            return EFT.open(large, probe=True, **machine)
 
         plan = gates.Plan(
             choosing, reporting, settings, base_system, open_large if large else None, max_tokens, judge_timeout

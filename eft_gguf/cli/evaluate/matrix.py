@@ -107,7 +107,7 @@ def matrix(
                 named,
                 asked,
                 record,
-                open_family=lambda family: EFT.open(family, **machine),
+                open_family=lambda family: EFT.open(family, probe=True, **machine),
                 max_tokens=max_tokens,
                 progress=countdown.progress,
             )

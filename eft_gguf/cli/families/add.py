@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from eft_gguf.cli.display import note
+from eft_gguf.files import home_expanded, read_text
 
 
 @click.command("add", short_help="Name three models of your own once, for -f NAME.")
@@ -64,7 +65,7 @@ def add(
     if bases_template not in (None, "plain"):
         assert bases_template is not None
         try:
-            bases_template = Path(bases_template).expanduser().read_text(encoding="utf-8")
+            bases_template = read_text(home_expanded(bases_template))
         except (OSError, UnicodeDecodeError) as error:
             raise click.BadParameter(f"cannot read {bases_template}: {error}", param_hint="--bases-template") from None
     entry = Entry(name, base, untuned, traits_of(tuned, untuned_of), ctx, bases_template, about or "")
