@@ -40,7 +40,7 @@ from eft_gguf.models.compatibility import require
 from eft_gguf.models.examples import Choice, Message, checked_choice, read_examples
 from eft_gguf.models.family import Family, Tuned, family_from_references, load_family, read_family
 from eft_gguf.models.fit import Plan, context_length, free_memory
-from eft_gguf.prompts import Messages, Prompt, Prompts
+from eft_gguf.prompts import BOUNDARY, Messages, Prompt, Prompts
 from eft_gguf.reply import Reply
 
 
@@ -373,6 +373,11 @@ class EFT:
         return model.begun(ids) if begin else ids
 
     @property
+    def end_tokens(self) -> frozenset[int]:
+        """Token ids that end a reply."""
+        return self._ensemble.end_tokens
+
+    @property
     def start_token(self) -> int:
         """What stands before a text that begins with nothing: the BOS token, of models that know none the end token."""
         model = self._tokenizer()
@@ -387,7 +392,7 @@ class EFT:
         """What the tuned model reads of messages, up to where its reply begins; without BOS if `stream` adds it."""
         text, model = self._prompts.read(messages).texts[self._ensemble.tuned[0]], self._tokenizer()
         begin = model.piece(model.bos, special=True).decode() if model.add_bos else ""
-        return text.removeprefix(begin)
+        return text.removeprefix(begin).replace(BOUNDARY, "")
 
     def replay(
         self,

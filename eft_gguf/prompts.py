@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral
 from typing import Any
 
@@ -17,7 +19,10 @@ from eft_gguf.engine.llama import Model
 from eft_gguf.engine.sequence import Sequence
 from eft_gguf.errors import ContextError, EFTError, OptionError
 from eft_gguf.models.chat import render
+from eft_gguf.models.metadata import CONTROL, read_metadata
 
+BOUNDARY = "\0"
+"""Stands in a prompt's text where plain text begins and ends that looks like control tokens."""
 Messages = Seq[Mapping[str, Any]]
 
 
@@ -71,7 +76,7 @@ class Prompts:
             self.require_shared("prompt", ids)
             text = b"".join(model.piece(token, special=True) for token in ids).decode("utf-8", "replace")
             return Prompt([text for _ in members], [ids for _ in members])
-        messages: Any = prompt
+        messages, marks = self._marked(prompt)
         template = model.chat_template() or ""
         bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
         for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos, tools=tools)
@@ -80,10 +85,14 @@ class Prompts:
         if shown or self._bases_template is not None:
             fill = partial(render, template=template, bos=bos, eos=eos, tools=tools)
             for_bases = _after_examples(messages, shown, fill) if shown else fill(messages)
-        by_text = {text: self._chat_ids(text) for text in {for_tuned, for_bases}}
+        by_text = {text: self._marked_ids(text, *marks) for text in {for_tuned, for_bases}}
         self.require_shared("prompt", *by_text.values())
         texts = [for_tuned if member in self._ensemble.tuned else for_bases for member in members]
-        return Prompt(texts, [by_text[text] for text in texts])
+        # What stands for the marks keeps such a text apart from one with real control tokens in these places.
+        shown_texts = [
+            text.replace(marks[0], BOUNDARY).replace(marks[1], BOUNDARY) if marks[0] else text for text in texts
+        ]
+        return Prompt(shown_texts, [by_text[text] for text in texts])
 
     def reply_ids(self, prompt: Prompt, reply: str) -> list[int]:
         """Token ids of a reply's text: those that were sampled, if it is a late one; else as the whole text's end."""
@@ -117,6 +126,43 @@ class Prompts:
                 f"token {unknown} of the {what} is beyond the {n_vocab:,} tokens that all models share",
                 hint=f"word the {what} without the tuned model's own control tokens",
             )
+
+    def _marked(self, messages: Any) -> tuple[Any, tuple[str, str]]:
+        """The messages, contents that write out a control token put between two marks that nobody can guess.
+
+        A user, a web page or a tool's answer may write <|im_end|>: that is text, and must not end the turn.
+        """
+        if not isinstance(messages, (list, tuple)) or not any(map(self._writes_control, messages)):
+            return messages, ("", "")
+        begin, end = (f"\ue000{secrets.token_hex(8)}\ue001" for _ in range(2))
+        marked = [
+            {**message, "content": begin + message["content"] + end} if self._writes_control(message) else message
+            for message in messages
+        ]
+        return marked, (begin, end)
+
+    def _writes_control(self, message: Any) -> bool:
+        content = message.get("content") if isinstance(message, Mapping) else None
+        return isinstance(content, str) and self._control.search(content) is not None
+
+    @cached_property
+    def _control(self) -> re.Pattern[str]:
+        """Finds the text of any control token."""
+        model = self._model()
+        vocabulary = read_metadata(model.path).vocabulary
+        ids = [] if vocabulary is None or vocabulary.types is None else np.flatnonzero(vocabulary.types == CONTROL)
+        texts = {model.piece(int(token), special=True).decode("utf-8", "replace") for token in ids} - {""}
+        return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
+
+    def _marked_ids(self, text: str, begin: str, end: str) -> list[int]:
+        """Token ids of a rendered conversation, what stands between marks as plain text."""
+        if not begin or begin not in text:
+            return self._chat_ids(text)
+        model = self._model()
+        ids: list[int] = []
+        for number, part in enumerate(re.split(f"{begin}|{end}", text)):
+            ids += model.tokenize(part, special=number % 2 == 0)
+        return ids
 
     def _chat_ids(self, text: str) -> list[int]:
         """Token ids of a rendered conversation, with the very ids that were sampled for replies it repeats.

@@ -16,6 +16,7 @@ from eft_gguf import __version__
 from eft_gguf.errors import EFTError, OptionError
 from eft_gguf.server import chat, completions, ollama, pages, routes
 from eft_gguf.server.errors import add_handlers
+from eft_gguf.server.heads import HeadAsGet
 from eft_gguf.server.metrics import Counting, Metrics
 from eft_gguf.server.process import Engine
 from eft_gguf.server.protocol import Broken
@@ -49,6 +50,7 @@ def create_app(settings: Settings, engine: Engine) -> FastAPI:
 
     app.add_middleware(Guard, settings=settings, open_paths={*pages.FILES, "/health"})
     app.add_middleware(Counting, metrics=metrics)
+    app.add_middleware(HeadAsGet)
     return app
 
 

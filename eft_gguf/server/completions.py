@@ -91,6 +91,7 @@ class _Answer:
         self._body, self._head, self._places = body, head, places
         self._n = body.n or 1
         self._choices = [_Choice() for _ in range(self._n * len(body.prompts))]
+        self._offsets = [0 for _ in self._choices]  # characters of log-probabilities sent so far
         self._scores: dict[int, list[Any]] = {}
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
 
@@ -113,9 +114,10 @@ class _Answer:
                 if scoring or about is None:
                     continue
                 if isinstance(happened, Piece) and (happened.text or happened.token or happened.inspected):
-                    logprobs = LegacyLogprobs()
+                    logprobs = LegacyLogprobs(self._offsets[about])
                     if happened.token is not None:
                         logprobs.add(happened.token, happened.likeliest)
+                    self._offsets[about] = logprobs.offset
                     shown = logprobs.plain() if body.logprobs is not None else None
                     inspected = [{"text": happened.text, **happened.inspected}] if happened.inspected else None
                     yield self._chunk(about, happened.text, shown, eft={"tokens": inspected} if inspected else None)

@@ -31,6 +31,7 @@ def named(model: str, names: dict[str, Blend]) -> tuple[str, Blend]:
     Clients have a model's name in their settings and are to need no other change than the address: a name that is none
     here gets the blend, and the response says so. One with a model of the family that does not exist is refused.
     """
+    model = model.removesuffix(":latest")
     blend = next(iter(names))
     if model.startswith(f"{blend}:") and model not in names:
         raise ApiError(

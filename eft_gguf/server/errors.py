@@ -29,7 +29,11 @@ _KINDS = {
     "stopping": (503, SERVER, "stopping"),
     "loading": (503, SERVER, "loading"),
 }
+_EFT_FIELDS = ("knowledge", "behaviour", "traits", "filter", "examples", "inspect")
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+_LINE_ENDS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
+"""Characters that JSON leaves as they are, and that end a line for Python's and JavaScript's readers of lines."""
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +76,12 @@ def error_response(error: ApiError, path: str = "") -> Response:
 
 
 def encode(value: Any) -> bytes:
-    """JSON as UTF-8. What clients sent may hold half characters, which are replaced."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    """JSON as UTF-8, in one line whatever a reader takes for a line's end.
+
+    What clients sent may hold half characters, which are replaced.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return text.translate(_LINE_ENDS).encode("utf-8", "replace")
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -119,11 +127,13 @@ def add_handlers(app: FastAPI) -> None:
 def _invalid(errors: Sequence[Any]) -> ApiError:
     """The first thing that is wrong with a body, by name."""
     # Of the forms that a value may have, the one that it came closest to says most.
-    first = max(errors, key=lambda error: (len(error["loc"]), -errors.index(error)))
+    first = max(errors, key=lambda error: len(error["loc"]))  # the first of the longest
     if first["type"] == "json_invalid":
         return ApiError(400, "the body is no valid JSON")
     place = ".".join(str(part) for part in first["loc"][1:] if not _is_form(part))
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden" and place.startswith("eft."):
+        message = f"there is no such field; {', '.join(_EFT_FIELDS)} are the fields of eft"
     if not place:
         return ApiError(400, f"the body is not what is wanted here: {message}")
     return ApiError(400, f"{place}: {message}", param=place)

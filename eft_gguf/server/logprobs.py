@@ -22,7 +22,7 @@ class LegacyLogprobs:
     """Of a plain completion: lists, one entry a token. offset: characters before the first."""
 
     def __init__(self, offset: int = 0) -> None:
-        self._offset = offset
+        self.offset = offset
         self.tokens: list[str] = []
         self.token_logprobs: list[float | None] = []
         self.top_logprobs: list[dict[str, float] | None] = []
@@ -35,8 +35,8 @@ class LegacyLogprobs:
         self.tokens.append(text)
         self.token_logprobs.append(None if first else _number(token.logprob))
         self.top_logprobs.append(None if first else {_text(other): _number(other.logprob) for other in likeliest})
-        self.text_offset.append(self._offset)
-        self._offset += len(text)
+        self.text_offset.append(self.offset)
+        self.offset += len(text)
 
     def plain(self) -> dict[str, Any]:
         """For JSON."""

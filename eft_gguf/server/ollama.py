@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import AsyncIterator
@@ -13,7 +14,6 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from pydantic import Field
 
-from eft_gguf import __version__
 from eft_gguf.server import schema, tools
 from eft_gguf.server.dials import blend_of, sampling_of, shown
 from eft_gguf.server.errors import ApiError, encode
@@ -22,6 +22,9 @@ from eft_gguf.server.state import Server, State
 from eft_gguf.server.stream import GONE, Stream, line, unless_gone
 
 router = APIRouter()
+SPOKEN = "0.12.6"
+"""The version of Ollama whose API this is: clients ask for one that is new enough."""
+NEVER = "2318-01-01T00:00:00Z"
 STARTED = datetime.now(timezone.utc).isoformat()
 
 
@@ -29,7 +32,7 @@ class Options(schema.SamplingFields):
     """Sampling, by Ollama's names where those differ from the engine's."""
 
     num_predict: int | None = None
-    repeat_last_n: schema.Count | None = None
+    repeat_last_n: Annotated[int, Field(ge=-1, le=schema.LARGE)] | None = None
 
 
 class OllamaRequest(schema.Request):
@@ -96,7 +99,13 @@ class OllamaShow(schema.Request):
 
 @router.get("/api/version", summary="The version, as Ollama tells it.")
 async def version() -> Response:
-    return _json({"version": __version__})
+    return _json({"version": SPOKEN})
+
+
+@router.get("/api/ps", summary="The models that are loaded, as Ollama lists them.")
+async def loaded(server: Server) -> Response:
+    # They stay until the server ends; clients read a date.
+    return _json({"models": [_model(name, server) | {"expires_at": NEVER, "size_vram": 0} for name in server.names]})
 
 
 @router.get("/api/tags", summary="The models, as Ollama lists them.")
@@ -197,7 +206,7 @@ async def _answer(
 ) -> Response:
     name, preset = server.named(_without_tag(body.model))
     options = body.options or Options()
-    more: dict[str, Any] = {"penalty_window": options.repeat_last_n}
+    more: dict[str, Any] = _penalties(options.repeat_last_n, server.about.ctx)
     if options.num_predict is not None and options.num_predict > 0:
         more["max_tokens"] = min(options.num_predict, schema.LARGE)
     if body.format:
@@ -241,6 +250,13 @@ async def _answer(
     return Response(status_code=GONE) if whole is None else _json(whole)
 
 
+def _penalties(window: int | None, ctx: int) -> dict[str, Any]:
+    """What Ollama's repeat_last_n says: −1 looks at the whole context, 0 at nothing."""
+    if window == 0:
+        return {"repeat_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}
+    return {"penalty_window": ctx if window == -1 else window}
+
+
 def _figures(timings: dict[str, Any], started: float) -> dict[str, int]:
     """Counts, and durations in nanoseconds."""
     return {
@@ -262,7 +278,10 @@ def _loaded(model: str, server: State, empty: dict[str, Any]) -> Response:
 
 def _model(name: str, server: State) -> dict[str, Any]:
     details = {"format": "gguf", "family": "eft", "families": ["eft"], "parameter_size": "", "quantization_level": ""}
-    return {"name": name, "model": name, "modified_at": STARTED, "size": 0, "digest": name, "details": details}
+    about = server.about
+    digest = hashlib.sha256(f"{name} {about.members} {about.bytes}".encode()).hexdigest()
+    size = {"modified_at": STARTED, "size": about.bytes, "digest": digest}
+    return {"name": name, "model": name, **size, "details": details}
 
 
 def _without_tag(model: str) -> str:

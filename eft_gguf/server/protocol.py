@@ -88,7 +88,7 @@ class About:
     """The models, loaded: what /v1/models and the page tell of them.
 
     traits: names and the family's weights.  members: file names by member.  template: the tuned model's.
-    blend: the family's dials.  examples: the messages that base and untuned are shown.
+    blend: the family's dials.  examples: the messages that base and untuned are shown.  bytes: of all files.
     """
 
     name: str
@@ -100,6 +100,7 @@ class About:
     template: str
     blend: Blend = field(default_factory=Blend)
     examples: tuple[Mapping[str, Any], ...] = ()
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

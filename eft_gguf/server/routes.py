@@ -53,7 +53,9 @@ async def embeddings() -> Response:
 async def health(server: Server) -> Response:
     engine = server.engine
     status = "stopping" if engine.stopping else {"ready": "ok"}.get(engine.state, engine.state)
-    body = {"status": status, "progress": engine.progress, "restarts": engine.restarts}
+    # Whoever asks, without a key, is told no paths.
+    progress = "the models could not be loaded; the server's log says why" if status == "failed" else engine.progress
+    body = {"status": status, "progress": progress, "restarts": engine.restarts}
     return Response(encode(body), 200 if status == "ok" else 503, media_type="application/json")
 
 

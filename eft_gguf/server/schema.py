@@ -9,10 +9,49 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 LARGE = 2**31 - 1
-Count = Annotated[int, Field(ge=1, le=LARGE)]
+MOST_KEYS, MOST_MESSAGES, MOST_VALUES = 4096, 2048, 400_000
+"""Keys of one object, messages of a chat, and values in a whole request, at most: more is no use, and takes long."""
+
+
+def _whole(value: Any) -> Any:
+    """5.0 is a whole number: JavaScript and some JSON writers know no other kind."""
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= LARGE else value
+
+
+def _bound(value: Any) -> Any:
+    """-1 is no bound, as LM Studio and llama.cpp have it."""
+    return None if _whole(value) == -1 and not isinstance(value, bool) else _whole(value)
+
+
+def _all(value: Any) -> Any:
+    """-1 keeps all, as 0 does."""
+    return 0 if _whole(value) == -1 and not isinstance(value, bool) else _whole(value)
+
+
+def _drawn(value: Any) -> Any:
+    """A negative seed is one to be drawn."""
+    value = _whole(value)
+    return None if type(value) is int and value < 0 else value
+
+
+def _least(value: Any) -> Any:
+    """A top_p of 0 keeps the likeliest token, as in llama.cpp."""
+    return 1e-9 if type(value) in (int, float) and value == 0 else value
+
+
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=LARGE)]
+Bound = Annotated[Annotated[int, Field(ge=1, le=LARGE)] | None, BeforeValidator(_bound)]
 Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_-]+$")]
 
 
@@ -40,11 +79,26 @@ class Request(Body):
     @model_validator(mode="before")
     @classmethod
     def _utf8(cls, value: Any) -> Any:
+        _require_small(value)
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except (ValueError, RecursionError):
             raise ValueError("a text in it is no Unicode: it holds half a character") from None
         return value
+
+
+def _require_small(value: Any) -> None:
+    """Refuse what would take long to look at, before it is looked at."""
+    waiting, count = [value], 0
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, (dict, list)):
+            if isinstance(one, dict) and len(one) > MOST_KEYS:
+                raise ValueError(f"an object has {len(one):,} keys, and {MOST_KEYS:,} are the most")
+            count += len(one)
+            if count > MOST_VALUES:
+                raise ValueError(f"the request has more than {MOST_VALUES:,} values")
+            waiting += one.values() if isinstance(one, dict) else one
 
 
 class Exact(BaseModel):
@@ -94,8 +148,8 @@ class SamplingFields(Request):
     """OpenAI's sampling options, and the engine's own beyond them."""
 
     temperature: float | None = None
-    top_p: float | None = None
-    top_k: Annotated[int, Field(ge=0, le=LARGE)] | None = None
+    top_p: Annotated[float | None, BeforeValidator(_least)] = None
+    top_k: Annotated[Annotated[int, Field(ge=0, le=LARGE)] | None, BeforeValidator(_all)] = None
     min_p: float | None = None
     typical_p: float | None = None
     top_n_sigma: float | None = None
@@ -109,7 +163,7 @@ class SamplingFields(Request):
     dry_base: float | None = None
     dry_allowed_length: Count | None = None
     grammar: Annotated[str, Field(max_length=100_000)] | None = None
-    seed: int | None = None
+    seed: Annotated[int | None, BeforeValidator(_drawn)] = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
 
@@ -125,13 +179,13 @@ class SamplingFields(Request):
 class StreamOptions(Body):
     """include_usage: end the stream with what it cost."""
 
-    include_usage: bool = False
+    include_usage: bool | None = None
 
 
 class TextRequest(SamplingFields):
     """What both kinds of completion share."""
 
-    model: str = ""
+    model: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
@@ -194,6 +248,9 @@ class ChatMessage(Body):
             message["tool_calls"] = [call.model_dump() for call in self.tool_calls]
         optional = {"name": self.name, "tool_call_id": self.tool_call_id}
         return {**message, **{key: value for key, value in optional.items() if value is not None}}
+
+
+Messages = Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
 
 
 class Function(Body):
@@ -261,9 +318,9 @@ ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Fie
 class ChatRequest(TextRequest):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_tokens: Count | None = None
-    max_completion_tokens: Count | None = None
+    messages: Messages
+    max_tokens: Bound = None
+    max_completion_tokens: Bound = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     response_format: ResponseFormat | None = None
@@ -282,19 +339,19 @@ class ChatRequest(TextRequest):
 # ---- plain completions
 
 
+Ids = Annotated[list[Annotated[int, Field(ge=0, le=LARGE)]], Field(min_length=1, fail_fast=True)]
+
+
 class CompletionRequest(TextRequest):
     """POST /v1/completions. A prompt is a text, token ids, or several of either."""
 
     prompt: (
         Annotated[str, Field(min_length=0)]
-        | Annotated[list[str], Field(min_length=1, max_length=128)]
-        | Annotated[list[Annotated[int, Field(ge=0, le=LARGE)]], Field(min_length=1)]
-        | Annotated[
-            list[Annotated[list[Annotated[int, Field(ge=0, le=LARGE)]], Field(min_length=1)]],
-            Field(min_length=1, max_length=128),
-        ]
+        | Annotated[list[str], Field(min_length=1, max_length=128, fail_fast=True)]
+        | Ids
+        | Annotated[list[Ids], Field(min_length=1, max_length=128, fail_fast=True)]
     )
-    max_tokens: Annotated[int, Field(ge=0, le=LARGE)] | None = 16
+    max_tokens: Annotated[Annotated[int, Field(ge=0, le=LARGE)] | None, BeforeValidator(_bound)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
     suffix: str | None = None
@@ -316,7 +373,7 @@ class InspectRequest(Request):
     """POST /v1/inspect: who decided what. Of messages or a prompt, and a reply; one is made greedily unless given."""
 
     model: str = ""
-    messages: Annotated[list[ChatMessage], Field(min_length=1)] | None = None
+    messages: Messages | None = None
     prompt: Annotated[str, Field(min_length=1)] | None = None
     reply: str | None = None
     max_tokens: Count | None = None

@@ -61,7 +61,12 @@ class State:
                 ticket.cancel()
                 raise
         except OrderFailed as failed:
-            raise ApiError.of(failed) from None
+            error = ApiError.of(failed)
+            if error.code == "context_length_exceeded":
+                # In these words clients look for it.
+                limit = f"This model's maximum context length is {self.about.ctx} tokens"
+                error.message = f"{limit}, and {error.message}"
+            raise error from None
 
     async def events(self, ticket: Ticket) -> AsyncIterator[tuple[int, Event]]:
         """The events of a ticket, counted. Raises ApiError."""

@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from eft_gguf.blend.compiled import likeliest, log_mass
@@ -167,7 +168,9 @@ class Worker:
     def _piece(self, chunk: Chunk, inspected: InspectedToken | None) -> Piece:
         token: Token | None = None
         others: tuple[Token, ...] = ()
-        if chunk.token is not None and chunk.alternatives is not None:
+        # What ends a reply is no part of its text.
+        ends = chunk.token in self._eft.end_tokens
+        if chunk.token is not None and chunk.alternatives is not None and not ends:
             found = chunk.alternatives
             token = self._token(chunk.token, found.chosen)
             others = tuple(map(self._token, found.tokens, found.log_probabilities))
@@ -319,9 +322,14 @@ def load(pipe: Connection, options: dict[str, Any], parallel: int, waiting: int)
             template=eft.chat_template,
             blend=eft.family.blend,
             examples=eft.examples(),
+            bytes=sum({path: path.stat().st_size for path in _paths(eft)}.values()),
         )
     )
     return eft
+
+
+def _paths(eft: EFT) -> list[Path]:
+    return [reference.path for reference in eft.family.members.values()]
 
 
 def _warm_up(eft: EFT) -> None:
