@@ -60,9 +60,12 @@ def _content(ctx: click.Context, param: click.Parameter, value: str | None) -> s
     if value is None:
         return None
     try:
-        return read_text(Path(value))
+        text = read_text(Path(value))
     except EFTError as error:
         raise click.BadParameter(error.message) from None
+    if not text.strip():
+        raise click.BadParameter(f"{value} is empty")
+    return text
 
 
 def _families(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:

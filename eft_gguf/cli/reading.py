@@ -10,8 +10,9 @@ from pathlib import Path
 
 from eft_gguf.cli.display import note
 from eft_gguf.errors import OptionError
+from eft_gguf.files import home_expanded
+from eft_gguf.files import read_text as read_whole
 
-LARGEST = 64 * 2**20
 PATIENCE = 2.0
 """Seconds of silence on standard input after which the user is told what is waited for."""
 
@@ -22,20 +23,15 @@ def plain(text: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """A file of the user's, as `plain` text. Raises OptionError, also for what would be waited for without end."""
+    """A file of the user's, as `plain` text; a pipe for as long as it is written to. Raises OptionError."""
+    path = home_expanded(path)
     try:
-        path = path.expanduser()
-        kind = path.stat().st_mode
-        if stat.S_ISFIFO(kind) and path.parent not in (Path("/dev/fd"), Path("/proc/self/fd"), Path("/dev")):
-            raise OptionError(f"{path} is a named pipe, no file", hint="write it to a file first")
-        if path.stat().st_size > LARGEST:
-            raise OptionError(f"{path} has {path.stat().st_size:,} bytes, and {LARGEST:,} are the most")
-        return plain(path.read_text(encoding="utf-8"))
+        return plain(read_whole(path))
     except OSError as error:
         raise OptionError(f"cannot read {path}: {error.strerror}", hint="name a file that can be read") from None
     except UnicodeDecodeError:
         raise OptionError(f"{path} is not UTF-8 text", hint="convert it first, for example with iconv") from None
-    except (RuntimeError, ValueError) as error:  # an unknown user behind ~, a NUL in the name
+    except ValueError as error:  # a NUL in the name
         raise OptionError(f"cannot read {str(path)!r}: {error}", hint="name a file that can be read") from None
 
 
