@@ -150,7 +150,8 @@ class Prompts:
         """Finds the text of any control token."""
         model = self._model()
         vocabulary = read_metadata(model.path).vocabulary
-        ids = [] if vocabulary is None or vocabulary.types is None else np.flatnonzero(vocabulary.types == CONTROL)
+        types = None if vocabulary is None else vocabulary.types
+        ids: Any = () if types is None else np.flatnonzero(types == CONTROL)
         texts = {model.piece(int(token), special=True).decode("utf-8", "replace") for token in ids} - {""}
         return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or r"(?!)")
 

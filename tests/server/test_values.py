@@ -137,7 +137,7 @@ def test_ollamas_window_of_penalties(http: httpx.Client) -> None:
     [
         {"prompt": [0.5] * 16_000},
         {"prompt": [[0.5]] * 20_000},
-        {"prompt": [0.5] * 40_000},
+        {"prompt": [0.5] * 39_000},
         {"messages": [1] * 60_000},
         {"messages": PERU, "eft": {f"k{number}": 1 for number in range(4_000)}},
         {"messages": PERU, "eft": {f"k{number}": 1 for number in range(9_000)}},
