@@ -14,8 +14,8 @@ import numpy as np
 from eft_gguf.errors import CompatibilityError, ModelFileError, OptionError
 from eft_gguf.models.cache import number
 from eft_gguf.models.header import TYPE_NAMES
-from eft_gguf.models.metadata import GGUFMetadata, read_metadata
-from eft_gguf.models.soundness import require_sound
+from eft_gguf.models.metadata import GGUFMetadata
+from eft_gguf.models.soundness import read_sound
 
 from .adapter import Pair, common_alpha, write_adapter
 from .architectures import LAYOUTS, tensor_names
@@ -85,13 +85,13 @@ def convert_adapter(
     )
     notes: list[str]
     if is_mlx(folder, config):
-        metadata = _sound(untuned)
+        metadata = read_sound(untuned)
         rename = _names(metadata)
         modules = mlx_pairs(folder, config, _number(metadata, "block_count"))
         weights, notes = folder / MLX_WEIGHTS, mlx_notes(config)
     else:
         _refuse_inexpressible(config)
-        metadata = _sound(untuned)
+        metadata = read_sound(untuned)
         rename = _names(metadata)
         weights, notes = folder / WEIGHTS, []
         modules = _peft_pairs(_weights(folder), config, rename, metadata, notes)
@@ -112,12 +112,6 @@ def convert_adapter(
         size_bytes=output.stat().st_size,
         notes=notes,
     )
-
-
-def _sound(untuned: Path) -> GGUFMetadata:
-    metadata = read_metadata(untuned)
-    require_sound(metadata)
-    return metadata
 
 
 def _refuse_inexpressible(config: Mapping[str, Any]) -> None:

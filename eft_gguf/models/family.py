@@ -17,7 +17,7 @@ from eft_gguf.models.chat import PLAIN_TEMPLATE
 from eft_gguf.models.examples import Example, checked_choice
 from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 from eft_gguf.models.presets import NAME, Listed, file_of, listed, names
-from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, require_files, resolve
+from eft_gguf.models.references import ADAPTER, Reference, first_on_disk, on_disk, require_files, resolve, split_weight
 from eft_gguf.models.soundness import require_sound
 
 if sys.version_info >= (3, 11):
@@ -178,7 +178,7 @@ def table_from_text(text: str, path: Path) -> dict[str, Any]:
     """What a family file says, its keys and their kinds checked. Raises OptionError."""
     try:
         table = tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise OptionError(f"{path} is no TOML file: {error}", hint=f"{CALL}; it holds {EXAMPLE}") from None
     with _in(path):
         _check_table(table)
@@ -234,17 +234,16 @@ def parse_tuned(text: str) -> Parsed:
     the first whose file exists wins; if there is none, the one with most parts is meant.
     """
     name, equals, rest = text.partition("=")
-    readings: list[Parsed] = [(None, text, 1.0), (None, *_split_weight(text))]
+    readings: list[Parsed] = [(None, text, 1.0), (None, *split_weight(text))]
     if equals and NAME.fullmatch(name):
-        readings += [(name, rest, 1.0), (name, *_split_weight(rest))]
+        readings += [(name, rest, 1.0), (name, *split_weight(rest))]
     return next((reading for reading in readings if on_disk(reading[1])), readings[-1])
 
 
 def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, GGUFMetadata]]:
     """Metadata of base, untuned and all other members, as `compatibility.require` takes them; each file read once.
 
-    Raises ModelFileError for files that cannot be read or would end the process, CompatibilityError where `lora:` and
-    a file disagree.
+    Raises ModelFileError for files that cannot be used, CompatibilityError where `lora:` and a file disagree.
     """
     references = family.members.values()
     read = {path: read_metadata(path) for path in dict.fromkeys(reference.path for reference in references)}
@@ -252,29 +251,18 @@ def read_family(family: Family) -> tuple[GGUFMetadata, GGUFMetadata, dict[str, G
         require_sound(model)
     for reference in references:
         if reference.adapter and read[reference.path].kind != "adapter":
-            raise CompatibilityError(
-                f"{reference.path} is a model, not an adapter", hint=f"give it without {ADAPTER!r}"
-            )
+            hint = f"give it without {ADAPTER!r}"
+            raise CompatibilityError(f"{reference.path} is a model, not an adapter", hint=hint)
     for trait in family.tuned:
         if not trait.model.adapter and read[trait.model.path].kind == "adapter":
-            raise CompatibilityError(
-                f"{trait.model.path} is an adapter, not a model", hint=f"write {ADAPTER}{trait.model.text}"
-            )
+            hint = f"write {ADAPTER}{trait.model.text}"
+            raise CompatibilityError(f"{trait.model.path} is an adapter, not a model", hint=hint)
     base, untuned, *others = ((name, read[reference.path]) for name, reference in family.members.items())
     return base[1], untuned[1], dict(others)
 
 
-def _split_weight(text: str) -> tuple[str, float]:
-    """Cut `:WEIGHT` off, if what follows the last colon is a number."""
-    head, _, tail = text.rpartition(":")
-    try:
-        return (head, float(tail)) if head and head + ":" != ADAPTER else (text, 1.0)
-    except ValueError:
-        return text, 1.0
-
-
 def _parse_weight(text: str) -> tuple[str, float]:
-    return (text, 1.0) if on_disk(text) else _split_weight(text)
+    return (text, 1.0) if on_disk(text) else split_weight(text)
 
 
 def _check_table(table: dict[str, Any]) -> None:

@@ -140,3 +140,12 @@ def _scaled(text: str, relative_to: Path | None) -> tuple[str, float]:
     if not math.isfinite(scale):
         raise OptionError(f"the scale of {text} is {scale}", hint="give a finite number, as in lora:adapter.gguf@0.5")
     return head, scale
+
+
+def split_weight(text: str) -> tuple[str, float]:
+    """Cut `:WEIGHT` off, if what follows the last colon is a number."""
+    head, _, tail = text.rpartition(":")
+    try:
+        return (head, float(tail)) if head and head + ":" != ADAPTER else (text, 1.0)
+    except ValueError:
+        return text, 1.0

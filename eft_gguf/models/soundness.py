@@ -7,6 +7,7 @@ its own.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from eft_gguf.errors import ModelFileError
 from eft_gguf.models.fields import CONVERT_AGAIN, MOST_LAYERS, refused, text, whole_number, whole_numbers
 from eft_gguf.models.header import F32, STRING, TYPE_NAMES, StringArray
-from eft_gguf.models.metadata import GGUFMetadata
+from eft_gguf.models.metadata import GGUFMetadata, read_metadata
 
 ALIGNED = 32
 """Bytes that llama.cpp wants the tensors it maps to begin at a multiple of."""
@@ -48,6 +49,13 @@ def require_sound(model: GGUFMetadata) -> None:
         return
     _require_counts(model)
     _require_weights(model)
+
+
+def read_sound(path: Path) -> GGUFMetadata:
+    """A file's metadata, as `read_metadata` reads it. Raises ModelFileError as it and `require_sound` do."""
+    model = read_metadata(path)
+    require_sound(model)
+    return model
 
 
 def _require_adapter(model: GGUFMetadata) -> None:

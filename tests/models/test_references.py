@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from eft_gguf.errors import ModelFileError, OptionError
+from eft_gguf.models.family import family_from_references
 from eft_gguf.models.references import Reference, resolve
 from tests.gguf_files import write_adapter, write_model
 
@@ -70,3 +71,13 @@ def test_what_is_no_model_file(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ModelFileError, match=words):
             resolve(tmp_path / name)
+
+
+def test_all_files_that_are_missing_are_named(tmp_path: Path) -> None:
+    names = [str(tmp_path / name) for name in ("a.gguf", "b.gguf", "c.gguf")]
+    with pytest.raises(ModelFileError, match=r"no files .*a\.gguf, .*b\.gguf and .*c\.gguf"):
+        family_from_references(names[0], names[1], [f"x={names[2]}:0.5"])
+    with pytest.raises(ModelFileError, match=r"no files .*b\.gguf and .*c\.gguf"):
+        family_from_references(write_model(tmp_path / "a.gguf"), names[1], f"lora:{names[2]}@0.5")
+    with pytest.raises(ModelFileError, match=r"there is no file .*b\.gguf"):
+        family_from_references(write_model(tmp_path / "a.gguf"), names[1], str(write_model(tmp_path / "c.gguf")))

@@ -12,6 +12,7 @@ import pytest
 
 from eft_gguf.errors import ModelFileError, OptionError
 from eft_gguf.models.family import parse_tuned
+from eft_gguf.models.metadata import read_metadata
 from eft_gguf.models.references import resolve
 from tests.gguf_files import write_adapter, write_model
 
@@ -375,6 +376,20 @@ class TestLMStudio:
     def test_names(self, file: Path) -> None:
         for name in ("publisher/repo/m-Q4_K_M.gguf", "publisher/repo:q4_k_m", "publisher/repo"):
             assert resolve(f"lmstudio:{name}").path == file
+
+    def test_parts_and_projectors_with_odd_names(self, home: Path) -> None:
+        folder = home / ".lmstudio/models/p/r"
+        folder.mkdir(parents=True)
+        names = [f"G.BF16-0000{number}-of-00002.gguf" for number in (1, 2)]
+        for name in (*names, "G.BF16-mmproj.gguf"):
+            write_model(folder / name, extra={"split.count": 2})
+        assert resolve("lmstudio:p/r:BF16").path == folder / names[0]
+        with pytest.raises(ModelFileError, match=r"is not the first part of its model") as caught:
+            read_metadata(resolve(folder / names[1]).path)
+        assert names[0] in caught.value.hint
+        (folder / names[0]).rename(folder / "joined.gguf")
+        with pytest.raises(ModelFileError, match="a part of a model in 2 files, but its name does not say which"):
+            read_metadata(folder / "joined.gguf")
 
     def test_a_folder_of_the_users(self, file: Path, home: Path, tmp_path: Path) -> None:
         (home / ".lmstudio/models").rename(tmp_path / "models")
