@@ -459,6 +459,9 @@ class EFT:
         token came.
         """
         sampling, blend = sampling or Sampling(), blend or self.family.blend
+        if sampling.penalty_window > self.ctx:
+            # llama.cpp sets as much memory aside as the window asks for, and ends the process where there is none.
+            sampling = replace(sampling, penalty_window=self.ctx)
         self._turn.require_process()
         read = prompt if isinstance(prompt, Prompt) else self.read(prompt, blend, examples, tools)
         factors = self.family.factors(blend)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
@@ -23,6 +24,9 @@ DRY_BREAKERS = ("\n", ":", '"', "*")
 LONGEST_GRAMMAR, DEEPEST_GRAMMAR = 200_000, 1000
 """Characters and open brackets that a grammar may have: llama.cpp's parser calls itself, and ends the process on deep
 ones."""
+
+_STDERR = threading.Lock()
+"""Standard error is the process's: two that take it at once would lose it for good."""
 
 T = TypeVar("T")
 
@@ -55,6 +59,7 @@ class SamplerChain:
     def __init__(self) -> None:
         self._array = _Array()
         self._chain = lib.llama_sampler_chain_init(lib.llama_sampler_chain_default_params())
+        self._finite_only = False
 
     def add_logit_bias(self, n_vocab: int, bias: Mapping[int, float]) -> None:
         """Add `bias` to the logits of tokens by id."""
@@ -80,6 +85,8 @@ class SamplerChain:
 
     def add_typical(self, p: float) -> None:
         """Keep tokens about as surprising as the distribution is on average, up to mass p (arXiv 2202.00666)."""
+        # Its average is no number where one candidate is impossible: 0 · −inf.
+        self._finite_only = True
         self._add(lib.llama_sampler_init_typical(p, 1))
 
     def add_top_p(self, p: float) -> None:
@@ -105,6 +112,12 @@ class SamplerChain:
 
     def keep(self, candidates: NDArray[np.void]) -> NDArray[np.void]:
         """Run the chain over `candidates` (dtype CANDIDATE), which it reorders, and return those that it leaves."""
+        if self._finite_only:
+            possible = np.isfinite(candidates["logit"])
+            count = int(possible.sum())
+            if 0 < count < len(candidates):
+                candidates[:count] = candidates[possible]
+                candidates = candidates[:count]
         first, size = self._array.apply(self._chain, candidates)
         return candidates[first : first + size]
 
@@ -176,6 +189,11 @@ def _require_moderate(gbnf: str) -> None:
 
 def _with_stderr(call: Callable[[], T]) -> tuple[T, str]:
     """What a call of llama.cpp's gives, and what it wrote to standard error: its grammar parser tells errors there."""
+    with _STDERR:
+        return _with_own_stderr(call)
+
+
+def _with_own_stderr(call: Callable[[], T]) -> tuple[T, str]:
     try:
         kept = os.dup(2)
     except OSError:  # a program without standard error
