@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType
 from gguf.quants import quantize
 
 # Jinja drops a newline at the very end of a template, hence the last expression.
@@ -37,11 +37,13 @@ def write_tiny_model(
     template: str | None = TEMPLATE,
     inserted: str = "",
     quantization: str = "F32",
+    long_rope: int = 0,
 ) -> Path:
     """A llama-architecture model with weights drawn by `seed`; `padding` unused tokens at the end of its vocabulary.
 
     sharpness scales the output layer, so that one token stands out and greedy choices are no near-ties.
     inserted: a token that shifts the ids of all after the special ones.  quantization: of matrices, as gguf names it.
+    long_rope: tokens from which on LongRoPE's long factors count; 0 for none.
     """
     rng = np.random.default_rng(seed)
     shift = [inserted] if inserted else []
@@ -73,6 +75,11 @@ def write_tiny_model(
         values = (rng.standard_normal((rows, columns)) * scale / columns**0.5).astype(np.float32)
         writer.add_tensor(name, quantize(values, kind), raw_dtype=kind)
 
+    if long_rope:
+        writer.add_rope_scaling_type(RopeScalingType.LONGROPE)
+        writer.add_rope_scaling_orig_ctx_len(long_rope)
+        for name, value in (("long", 3.0), ("short", 1.0)):
+            writer.add_tensor(f"rope_factors_{name}.weight", np.full(WIDTH // HEADS // 2, value, np.float32))
     matrix("token_embd.weight", len(tokens), WIDTH, 3.0)
     matrix("output.weight", len(tokens), WIDTH, sharpness)
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))

@@ -22,6 +22,9 @@ from eft_gguf.models.memory import output_rows
 from eft_gguf.models.metadata import CONTROL, UNKNOWN, UNUSED, read_metadata
 from eft_gguf.models.references import Reference
 
+LONG_ROPE = "rope_factors_long.weight"
+"""The tensor of models with LongRoPE (Phi-3, Phi-4-mini), whose sequences are kept apart: `Ensemble.separate`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Part:
@@ -69,6 +72,7 @@ class Ensemble:
         self._models: dict[object, Model] = {}
         self._adapters: list[Adapter] = []
         self._contexts: list[Context] = []
+        self.separate: list[bool] = []
         try:
             for name, reference in members.items():
                 adapter = None
@@ -80,6 +84,7 @@ class Ensemble:
                         weights, gpu_layers=hardware.gpu_layers, devices=placed[name], repack=hardware.repack
                     )
                 model = self._models[key]
+                self.separate.append(LONG_ROPE in read_metadata(weights).tensors)
                 if reference.adapter:
                     progress(f"loading {name}: adapter {reference.path.name}")
                     adapter = Adapter(model, reference.path, scale=reference.scale)
@@ -93,6 +98,7 @@ class Ensemble:
                         outputs=self.outputs,
                         threads=threads,
                         pinned=0 if name in untuned_of else pinned,
+                        separate=self.separate[-1],
                         adapter=adapter,
                         flash_attn=hardware.flash_attn,
                         kv_type=hardware.kv_type,

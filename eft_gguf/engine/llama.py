@@ -271,7 +271,7 @@ class Context:
 
     ctx: tokens that each of `sequences` sequences can hold.  pinned: tokens of one more sequence, 0 for none.
     batch: tokens a decode, at most.  outputs: rows of logits a decode, at most (they cost n_vocab × 4 bytes each).
-    flash_attn, kv_type: see Hardware.
+    separate: give each sequence a cache of its own; none is pinned then.  flash_attn, kv_type: see Hardware.
     """
 
     def __init__(
@@ -284,15 +284,17 @@ class Context:
         outputs: int,
         threads: int,
         pinned: int = 0,
+        separate: bool = False,
         adapter: Adapter | None = None,
         flash_attn: str = "auto",
         kv_type: str = "f16",
     ) -> None:
         params = lib.llama_context_default_params()
-        # One cache for all sequences: each may grow to `ctx` without being cut to a fixed share.
-        params.kv_unified = True
-        params.n_ctx = ctx * sequences + pinned
-        params.n_seq_max = sequences + bool(pinned)
+        # One cache for all sequences: each may grow to `ctx` without being cut to a fixed share. llama.cpp takes all of
+        # it for the length of one text, by which LongRoPE chooses its factors: for that they must be separate.
+        params.kv_unified = not separate
+        params.n_ctx = ctx * sequences + (0 if separate else pinned)
+        params.n_seq_max = sequences + bool(pinned and not separate)
         params.n_batch = params.n_ubatch = batch
         params.n_outputs_max = outputs
         params.n_threads = params.n_threads_batch = threads

@@ -129,7 +129,7 @@ def _is_about_to_read_for(slot: Slot, earlier: Slot, ensemble: Ensemble) -> bool
         return False
     for member, pending in _pending(slot).items():
         # Of a recurrent model the other's state will not be the one that is wanted.
-        if member not in other.members or ensemble.recurrent[member]:
+        if member not in other.members or ensemble.recurrent[member] or ensemble.separate[member]:
             continue
         shared = min(common_prefix(mine.ids[member], other.ids[member]), len(mine.ids[member]) - 1)
         gain = shared - len(slot.cached[member])

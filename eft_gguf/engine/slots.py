@@ -65,7 +65,7 @@ class Slots:
 
         The ensemble must have room for it (`Ensemble.pinned`).
         """
-        self._to_pin = ids
+        self._to_pin = [() if self._ensemble.separate[member] else own for member, own in enumerate(ids)]
 
     def to_pin(self, member: int, tokens: Seq[int]) -> Seq[int]:
         """The pinned beginning of a member, where `tokens` start with it and go on; else nothing."""
@@ -167,6 +167,8 @@ class Slots:
 
     def _offered(self, slot: Slot, member: int, tokens: Seq[int]) -> int:
         """How many of `tokens` a slot can give to another one."""
+        if self._ensemble.separate[member]:
+            return 0
         length = _usable(slot, member, tokens)
         # The state of a recurrent model can be copied only as it is: after all that it has read.
         return 0 if self._ensemble.recurrent[member] and length < len(slot.cached[member]) else length
