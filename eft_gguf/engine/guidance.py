@@ -17,13 +17,13 @@ from eft_gguf.engine.llama import Model
 from eft_gguf.engine.patterns import require_moderate
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.errors import DecodeError, OptionError
-from eft_gguf.models.metadata import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED, read_metadata
+from eft_gguf.models.metadata import CONTROL, NORMAL, UNKNOWN, UNUSED, read_metadata
 from eft_gguf.models.token_bytes import token_bytes
 
 LONGEST = 1_000_000
 """Characters of a schema, an expression or a grammar."""
 # A reply at a high temperature could go on with white space for ever.
-JSON_OPTIONS = {"whitespace_flexible": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
+JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 CHECKED = 64
 """Tokens by which what the file says of all is compared with llama.cpp."""
 
@@ -186,9 +186,6 @@ def _read_tokens(model: Model) -> _Tokens:
         tokens = [model.piece(token, special=True) for token in range(count)]
     ends = [token for token in marked if model.is_end(token)]
     special = set(np.flatnonzero(np.isin(types, (CONTROL, UNUSED, UNKNOWN))).tolist()) | set(ends)
-    for token in np.flatnonzero(types == USER_DEFINED).tolist():
-        if tokens[token].startswith(b"<") and tokens[token].endswith(b">"):
-            special.add(token)
     vocabulary_of = _Vocabulary(model, tokens, sorted(special), ends[0] if ends else count - 1)
     tokenizer = llguidance.LLTokenizer(llguidance.TokenizerWrapper(vocabulary_of))
     return _Tokens(tokenizer, np.array(ends, np.int64))

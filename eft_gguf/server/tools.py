@@ -13,6 +13,8 @@ from eft_gguf.engine.json_schema import prepared
 from eft_gguf.errors import OptionError
 from eft_gguf.server.schema import Function, Tool
 
+# A reply at a high temperature could go on with white space for ever.
+SPACE = {"whitespace_flexible": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -76,7 +78,7 @@ def forcing(form: Form, functions: Sequence[Function]) -> str:
     for number, function in enumerate(functions):
         head = f'{{"name": {json.dumps(function.name)}, {json.dumps(form.arguments)}: '
         calls.append(f"call{number}")
-        schema = prepared(function.parameters or {"type": "object"})
+        schema = json.dumps({**json.loads(prepared(function.parameters or {"type": "object"})), "x-guidance": SPACE})
         rules.append(f'call{number}: {json.dumps(head)} arguments{number} "}}"')
         rules.append(f"arguments{number}: %json {schema}")
     return "\n".join([rules[0], f"call: {' | '.join(calls)}", *rules[1:]])
