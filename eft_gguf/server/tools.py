@@ -156,21 +156,14 @@ class CallReader:
                 self._called = True
             self._held = after.lstrip("\n") if call else after
 
-    def _closed(self, rest: str) -> tuple[str, str, str]:
-        """As `partition` at the closing mark: at the first after which the body is a call, for texts may hold marks."""
-        first, at = rest.partition(CLOSE), -1
+    @staticmethod
+    def _closed(rest: str) -> tuple[str, str, str]:
+        """As `partition` at the closing mark, where that is no part of a text in the call."""
+        at = -1
         while (at := rest.find(CLOSE, at + 1)) >= 0:
-            if self._call(rest[:at]) is not None:
+            if not re.sub(r"\\.", "", rest[:at]).count('"') % 2:
                 return rest[:at], CLOSE, rest[at + len(CLOSE) :]
-        try:
-            json.JSONDecoder().raw_decode(rest.lstrip())
-        except RecursionError:
-            return first
-        except json.JSONDecodeError as error:
-            # A text that is still open may hold the mark.
-            if first[1] and error.msg.startswith("Unterminated string"):
-                return rest, "", ""
-        return first
+        return rest, "", ""
 
     def _unmarked(self) -> tuple[str, list[ToolCall]]:
         # Only a reply that begins like an object may be a call, and it is one only as a whole.

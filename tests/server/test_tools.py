@@ -236,10 +236,12 @@ def test_formats_of_all_kinds_of_clients(calling: Served, fields: dict[str, Any]
 
 
 def test_two_constraints_at_once_are_refused(calling: Served) -> None:
-    with openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client:
-        with pytest.raises(openai.BadRequestError, match="one constraint"):
-            both = {"json_schema": CITY, "guided_regex": "a"}
-            client.chat.completions.create(model="x", messages=ASK, extra_body=both)
+    both = {"json_schema": CITY, "guided_regex": "a"}
+    with (
+        openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="one constraint"),
+    ):
+        client.chat.completions.create(model="x", messages=ASK, extra_body=both)
 
 
 def test_calls_that_may_come_and_those_that_may_not(calling: Served) -> None:
