@@ -433,13 +433,14 @@ class EFT:
 
         Raises OptionError for a schema, an expression or a grammar that is refused.
         """
-        constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
-        if constraint is None:
-            return True
-        try:
-            return follows(constraint, self._tokenizer(), text)
-        finally:
-            constraint.close()
+        with self._turn:
+            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
+            if constraint is None:
+                return True
+            try:
+                return follows(constraint, self._tokenizer(), text)
+            finally:
+                constraint.close()
 
     def bytes_of(self, token: int) -> bytes:
         """What a token id stands for, often a part of a character; control tokens such as <|im_end|> written out."""

@@ -23,7 +23,7 @@ from eft_gguf.models.token_bytes import token_bytes
 LONGEST = 1_000_000
 """Characters of a schema, an expression or a grammar."""
 # A reply at a high temperature could go on with white space for ever.
-JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
+JSON_OPTIONS: Any = {"whitespace_flexible": True, "whitespace_pattern": r"\x20|\r?\n[\x20\t]{0,24}"}
 CHECKED = 64
 """Tokens by which what the file says of all is compared with llama.cpp."""
 

@@ -14,7 +14,7 @@ from eft_gguf.errors import OptionError
 from eft_gguf.server.schema import Function, Tool
 
 # A reply at a high temperature could go on with white space for ever.
-SPACE = {"whitespace_flexible": True, "whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,64}"}
+SPACE = {"whitespace_flexible": True, "whitespace_pattern": r"\x20|\r?\n[\x20\t]{0,24}"}
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
