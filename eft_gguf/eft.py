@@ -21,6 +21,7 @@ from eft_gguf.blend.equation import Blend
 from eft_gguf.completion import Chunk, Completion, Score, in_turns, joined
 from eft_gguf.demonstrations import demonstrations, require_fitting, say_alone, shown_ids
 from eft_gguf.engine.calibration import open_speculation
+from eft_gguf.engine.constraint import constraint_of, follows
 from eft_gguf.engine.devices import Asked, place, separate_memory
 from eft_gguf.engine.engine import QUEUE, Engine
 from eft_gguf.engine.ensemble import Ensemble
@@ -426,6 +427,20 @@ class EFT:
                 # Copies: whatever is decoded next would change the rows in the caller's hands.
                 logits = {name: row[: len(blended)].copy() for name, row in zip(self.members, rows, strict=True)}
             yield token, {**logits, "blend": blended}
+
+    def allows(self, text: str, sampling: Sampling) -> bool:
+        """Whether a whole reply may be exactly `text`, by what `sampling` asks replies to follow.
+
+        Raises OptionError for a schema, an expression or a grammar that is refused.
+        """
+        with self._turn:
+            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
+            if constraint is None:
+                return True
+            try:
+                return follows(constraint, self._tokenizer(), text)
+            finally:
+                constraint.close()
 
     def bytes_of(self, token: int) -> bytes:
         """What a token id stands for, often a part of a character; control tokens such as <|im_end|> written out."""

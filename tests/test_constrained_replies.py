@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from eft_gguf import EFT, Blend, Filter, Sampling
+from eft_gguf import EFT, Blend, Filter, OptionError, Sampling
 
 QUESTION = [{"role": "user", "content": "Where is Lima?"}]
 # Every value has an end: a model that is hot goes on for long where a schema lets it.
@@ -63,3 +63,12 @@ def test_a_reply_that_is_cut_off_says_so_and_is_the_beginning_of_one(eft):
     assert whole.text.startswith(cut.text)
     with pytest.raises(ValueError):
         json.loads(cut.text)
+
+
+def test_what_a_reply_may_be_is_told_without_making_one(eft):
+    valid = '{"country": "Peru", "note": "in Lima", "sure": true, "stars": 5}'
+    assert eft.allows(valid, Sampling(json_schema=SCHEMA))
+    assert not eft.allows(valid.replace("5", "6"), Sampling(json_schema=SCHEMA))
+    assert eft.allows("anything", Sampling())
+    with pytest.raises(OptionError, match="'not'"):
+        eft.allows("1", Sampling(json_schema={"not": {}}))

@@ -78,6 +78,11 @@ def _families(ctx: click.Context, param: click.Parameter, incomplete: str) -> li
     return found or [CompletionItem(incomplete, type="file")]
 
 
+def _schema(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """A JSON schema as it stands, or what stands in a file."""
+    return value if value is not None and value.lstrip().startswith("{") else _content(ctx, param, value)
+
+
 def _offline(ctx: click.Context, param: click.Parameter, value: bool | None) -> None:
     """For the rest of the process: references are resolved in many places."""
     if value:
@@ -239,7 +244,11 @@ SAMPLING: dict[str, Decorator] = {
         "--logit-bias", metavar="ID=BIAS", multiple=True, callback=_biases, help="Add BIAS to a token's logit."
     ),
     "grammar": click.option("--grammar", metavar="FILE", callback=_content, help="A GBNF grammar to keep to."),
-    "json_schema": click.option("--json-schema", metavar="FILE", callback=_content, help="A JSON schema to keep to."),
+    "json_schema": click.option(
+        "--json-schema", metavar="FILE|JSON", callback=_schema, help="A JSON schema to keep to."
+    ),
+    "regex": click.option("--regex", metavar="REGEX", help="A regular expression that the whole answer matches."),
+    "lark": click.option("--lark", metavar="FILE", callback=_content, help="A Lark grammar to keep to."),
     "seed": click.option(
         "--seed", type=int, metavar="N", help="The same seed gives the same answer.  [default: drawn]"
     ),

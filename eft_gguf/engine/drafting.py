@@ -33,6 +33,8 @@ class Chance:
     looked_up: list[int]
     token: int
     ahead: Ahead | None = None
+    forced: bool = False
+    """Whether `looked_up` is what a constraint forces."""
     taken: float = 1.0
     """How likely all drafts so far are to be taken."""
 
@@ -54,7 +56,10 @@ class Drafting:
             tokens = chance.looked_up[: min(length, chance.prospect.most)]
             if chance.prospect.drafter is None and tokens:
                 ends = [at for at, token in enumerate(tokens, 1) if token in self._ensemble.end_tokens]
-                drafts = [Draft.certain(token, looked_up=True) for token in tokens[: min(ends, default=len(tokens))]]
+                drafts = [
+                    Draft.certain(token, looked_up=not chance.forced, forced=chance.forced)
+                    for token in tokens[: min(ends, default=len(tokens))]
+                ]
                 plan.drafts[chance.slot.index] = Drafts(None, drafts)
                 chance.sequence.foreseen = None
 

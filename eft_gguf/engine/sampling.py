@@ -33,6 +33,9 @@ _OPTIONAL_CHECKS: dict[str, tuple[Callable[[float], bool], str]] = {
 }
 _LEFT_OUT = {"seed": "leave it out, and one is drawn", "max_tokens": "leave it out for no limit"}
 
+CONSTRAINTS = ("grammar", "json_schema", "regex", "lark")
+"""Options that say what a reply must follow."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -45,7 +48,8 @@ class Sampling:
     reply; 1, 0, 0 are off.
     dry_multiplier, dry_base, dry_allowed_length: against repeated runs of tokens; multiplier 0 is off.
     logit_bias: added to blended logits, by token id; −inf forbids.
-    grammar (GBNF) or json_schema (its text, or a mapping): what the reply must follow, applied after the blend.
+    json_schema (its text, or a mapping), regex, lark (llguidance's Lark) or grammar (GBNF): what the reply must follow,
+    one of them; tokens that it forbids are taken out of the blend before all other options.
     seed: None draws one, which the timings report.
     max_tokens: None goes on until the model ends its turn or the context is full.
     stop: texts that end the reply; they are not part of it.
@@ -70,6 +74,8 @@ class Sampling:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     grammar: str | None = None
     json_schema: str | Mapping[str, Any] | None = None
+    regex: str | None = None
+    lark: str | None = None
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = ()
@@ -89,17 +95,28 @@ class Sampling:
                     f"logit_bias must map token ids to numbers, not {token!r} to {bias!r}",
                     hint="for example logit_bias={11: -1.5}",
                 )
-        if self.grammar is not None and self.json_schema is not None:
-            raise OptionError("grammar and json_schema exclude each other", hint="give one of them")
+        given = [name for name in CONSTRAINTS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise OptionError(f"{given[0]} and {given[1]} exclude each other", hint="give one of them")
+        for name in given:
+            value = getattr(self, name)
+            if not (isinstance(value, str) or (name == "json_schema" and isinstance(value, Mapping))):
+                raise OptionError(f"{name} must be a text, not {type(value).__name__}", hint="leave it out for none")
+            if isinstance(value, str) and not _writable(value):
+                raise OptionError(f"{name} holds half a character, which UTF-8 cannot write", hint="mend the text")
 
-    def gbnf(self) -> str | None:
-        """The grammar that the reply must follow, if any, a JSON schema translated. Raises OptionError."""
-        if self.json_schema is None:
-            return self.grammar
-        # Imported here because it loads llama.cpp's library.
-        from eft_gguf.engine.json_schema import schema_to_gbnf
+    @property
+    def constrained(self) -> bool:
+        """Whether the reply must follow anything."""
+        return any(getattr(self, name) is not None for name in CONSTRAINTS)
 
-        return schema_to_gbnf(self.json_schema)
+
+def _writable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require(name: str, value: float, holds: Callable[[float], bool], wanted: str) -> None:

@@ -40,6 +40,9 @@ STEPS_OF_ACCEPTANCE = 50
 
 MOST_REMEMBERED = 4096
 
+FORCED_RATE = 0.98
+"""How often a token is taken that a constraint forces: only another cut of the same text could come in its place."""
+
 
 def checked_setting(value: str | int) -> str | int:
     """`auto`, `off` or a number of drafts from 1 on. Raises OptionError for anything else."""
@@ -152,6 +155,8 @@ class Speculation:
         row among those of `members`; None without either.
         """
         way = self._way(sequence)
+        if not sequence.sampler.greedy and (forced := sequence.sampler.forced()):
+            return Draft.certain(forced[0], forced=True)
         if sequence.sampler.greedy:
             # The token is the same without a draft, which only tells how often drafts would be taken.
             if way.pause or not way.drafts_pay:
@@ -165,7 +170,9 @@ class Speculation:
         return None if drafter is None else sequence.sampler.draft(rows[members.index(drafter)], 0)
 
     def see(self, sequence: Sequence, draft: Draft, overlap: float) -> None:
-        """Learn that a draft was taken with this probability."""
+        """Learn that a draft was taken with this probability; what a constraint forces teaches nothing."""
+        if draft.forced:
+            return
         if draft.looked_up:
             sequence.lookup_acceptance.see(overlap)
             return
@@ -201,6 +208,10 @@ class Speculation:
                 continue
             ids = sequence.ids[self._ensemble.tuned[0]]
             members = tuple(sequence.members)
+            if way.lookups_pay and (forced := sequence.sampler.forced()[:most]):
+                sure = Prospect(members, None, len(forced), Acceptance(FORCED_RATE))
+                chances.append(Chance(slots[sequence.slot], sequence, way, sure, forced, ids[-1], forced=True))
+                continue
             by_model = Prospect(members, way.drafter, most, sequence.acceptance)
             by_lookup = Prospect(members, None, most, sequence.lookup_acceptance)
             prospects, looked_up, ahead = [], [], None

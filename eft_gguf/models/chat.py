@@ -110,10 +110,10 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     function = dict(call["function"])
     arguments = function.get("arguments")
     try:
-        parsed = json.loads(arguments) if isinstance(arguments, str) else arguments
+        parsed = json.loads(arguments or "{}") if isinstance(arguments, str) else arguments
     except ValueError:
         parsed = arguments
-    return {**call, "function": {**function, "arguments": parsed}}
+    return {**call, "function": {**function, "arguments": {} if parsed is None else parsed}}
 
 
 def _example() -> str:

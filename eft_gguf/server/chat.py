@@ -14,7 +14,7 @@ from fastapi.responses import Response
 from eft_gguf.blend.equation import Blend
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.server import tools
-from eft_gguf.server.dials import blend_of, plain_dials, sampling_of, seeds, shown
+from eft_gguf.server.dials import blend_of, constraints_of, plain_dials, sampling_of, seeds, shown
 from eft_gguf.server.errors import ApiError, encode
 from eft_gguf.server.logprobs import chat_logprob
 from eft_gguf.server.protocol import Begin, Done, Piece, Read
@@ -65,13 +65,14 @@ def _sampling(body: ChatRequest, defaults: Sampling, forced: str | None) -> Samp
         raise ApiError(400, "top_logprobs needs logprobs to be true", param="top_logprobs")
     format = body.response_format
     if isinstance(format, JsonObjectFormat):
-        more["json_schema"] = {"type": "object"}
+        more["json_schema"] = format.schema_ or {"type": "object"}
     elif isinstance(format, JsonSchemaFormat):
-        more["json_schema"] = format.json_schema.schema_ or {"type": "object"}
+        nested = None if format.json_schema is None else format.json_schema.schema_
+        more["json_schema"] = nested or format.schema_ or {"type": "object"}
     if forced is not None:
-        if "json_schema" in more or body.grammar is not None:
+        if "json_schema" in more or body.grammar is not None or constraints_of(body):
             raise ApiError(400, "a forced tool call cannot follow another format as well", param="tool_choice")
-        more["grammar"] = forced
+        more["lark"] = forced
     return sampling_of(body, defaults, **more)
 
 
@@ -83,6 +84,9 @@ def _tool_form(body: ChatRequest, server: State) -> tuple[tools.Form | None, str
             raise ApiError(400, "tool_choice names a call, but there are no tools", param="tool_choice")
         return None, None
     if choice == "none":
+        return None, None
+    if choice in (None, "auto") and not tools.has_place(server.about.template):
+        # Clients send their tools with any message: they are answered in text, and told.
         return None, None
     form = tools.form_of(server.about.template)
     functions = [tool.function for tool in body.tools]

@@ -7,7 +7,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any
 
 from eft_gguf.blend.equation import Blend
-from eft_gguf.engine.sampling import Sampling
+from eft_gguf.engine.sampling import CONSTRAINTS, Sampling
 from eft_gguf.server.errors import ApiError
 from eft_gguf.server.protocol import About
 from eft_gguf.server.schema import Dials, RequestDials, SamplingFields
@@ -81,10 +81,42 @@ def sampling_of(body: SamplingFields, defaults: Sampling, **more: Any) -> Sampli
         given["logit_bias"] = {int(token): bias for token, bias in body.logit_bias.items()}
     if body.stop is not None:
         given["stop"] = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop)
+    given.pop("json_schema", None)
     given |= {name: value for name, value in more.items() if value is not None}
+    constraints = [*constraints_of(body), *((name, given.pop(name)) for name in CONSTRAINTS if name in given)]
+    if len(constraints) > 1:
+        asked = " and ".join(name for name, _ in constraints)
+        raise ApiError(400, f"a reply follows one constraint, and this request has several: {asked}")
+    if constraints:
+        # What a request asks for takes the place of what the server was started with.
+        given |= {name: None for name in CONSTRAINTS} | dict(constraints)
     seed = given.get("seed", defaults.seed)
     given["seed"] = secrets.randbelow(SEEDS) if seed is None else seed % SEEDS
     return replace(defaults, **given)
+
+
+def constraints_of(body: SamplingFields) -> list[tuple[str, Any]]:
+    """What a request's fields of other servers say that a reply must follow, in the words of Sampling."""
+    found: list[tuple[str, Any]] = [
+        ("json_schema", body.json_schema),
+        ("json_schema", body.guided_json),
+        ("regex", body.guided_regex),
+        _grammar(body.guided_grammar),
+    ]
+    if (asked := body.structured_outputs) is not None:
+        found += [("json_schema", asked.json_), ("regex", asked.regex), _grammar(asked.grammar)]
+        found += [("json_schema", {"type": "object"} if asked.json_object else None)]
+        found += [("regex", "|".join(map(_literal, asked.choice)) if asked.choice else None)]
+    return [(name, value) for name, value in found if value is not None]
+
+
+def _grammar(text: str | None) -> tuple[str, str | None]:
+    return ("grammar" if text and "::=" in text else "lark"), text
+
+
+def _literal(text: str) -> str:
+    """A regular expression of one text."""
+    return "".join(c if c.isalnum() or ord(c) > 127 or c in " _" else f"\\x{ord(c):02x}" for c in text)
 
 
 def seeds(sampling: Sampling, n: int) -> list[Sampling]:

@@ -126,8 +126,8 @@ async def show(body: OllamaShow, server: Server) -> Response:
 async def chat(body: OllamaChat, request: Request, server: Server) -> Response:
     if not body.messages:
         return _loaded(body.model, server, {"message": {"role": "assistant", "content": ""}})
-    form = tools.form_of(server.about.template) if body.tools else None
-    offered = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] or None
+    form = tools.form_of(server.about.template) if body.tools and tools.has_place(server.about.template) else None
+    offered = [tool.model_dump(exclude_none=True) for tool in body.tools or ()] if form else None
     reader = tools.CallReader(form, body.tools or []) if form else tools.PlainReader()
     prompt = [message.plain() for message in body.messages]
     return await _answer(body, request, server, prompt, offered, _Chat(reader))

@@ -144,6 +144,16 @@ class EftFields(RequestDials):
 # ---- what all requests for text have
 
 
+class StructuredOutputs(Body):
+    """What a reply must follow, as vLLM's clients say it. grammar: Lark, or GBNF where it has `::=`."""
+
+    json_: Json | str | None = Field(default=None, alias="json")
+    regex: str | None = None
+    choice: Annotated[list[str], Field(min_length=1, max_length=10_000)] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+
+
 class SamplingFields(Request):
     """OpenAI's sampling options, and the engine's own beyond them."""
 
@@ -164,6 +174,11 @@ class SamplingFields(Request):
     dry_allowed_length: Count | None = None
     grammar: Annotated[str, Field(max_length=100_000)] | None = None
     seed: Annotated[int | None, BeforeValidator(_drawn)] = None
+    json_schema: Json | None = None
+    guided_json: Json | str | None = None
+    guided_regex: str | None = None
+    guided_grammar: str | None = None
+    structured_outputs: StructuredOutputs | None = None
     logit_bias: Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], Field(max_length=1024)] | None = None
     stop: str | Annotated[list[str], Field(max_length=16)] | None = None
 
@@ -213,7 +228,7 @@ class CalledFunction(Body):
     """A function that a model called. arguments: the text of a JSON object."""
 
     name: str
-    arguments: str = "{}"
+    arguments: str | None = "{}"
 
 
 class Call(Body):
@@ -289,9 +304,12 @@ class TextFormat(Body):
 
 
 class JsonObjectFormat(Body):
-    """Some JSON object."""
+    """Some JSON object, or one by a schema, as llama-cpp-python's users ask for it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
     type: Literal["json_object"]
+    schema_: Json | None = Field(default=None, alias="schema")
 
 
 class JsonSchema(Body):
@@ -306,10 +324,19 @@ class JsonSchema(Body):
 
 
 class JsonSchemaFormat(Body):
-    """JSON by a schema."""
+    """JSON by a schema, which stands in `json_schema` or, as some clients write it, beside `type`."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False, populate_by_name=True)
 
     type: Literal["json_schema"]
-    json_schema: JsonSchema
+    json_schema: JsonSchema | None = None
+    schema_: Json | None = Field(default=None, alias="schema")
+
+    @model_validator(mode="after")
+    def _some(self) -> JsonSchemaFormat:
+        if self.json_schema is None and self.schema_ is None:
+            raise ValueError("the schema belongs in json_schema.schema")
+        return self
 
 
 ResponseFormat = Annotated[TextFormat | JsonObjectFormat | JsonSchemaFormat, Field(discriminator="type")]

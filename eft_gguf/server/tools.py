@@ -9,10 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from eft_gguf.engine.sampling import Sampling
+from eft_gguf.engine.json_schema import prepared
 from eft_gguf.errors import OptionError
 from eft_gguf.server.schema import Function, Tool
 
+# A reply at a high temperature could go on with white space for ever.
+SPACE = {"whitespace_flexible": True, "whitespace_pattern": r"\x20|\r?\n[\x20\t]{0,24}"}
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 
 
@@ -38,6 +40,15 @@ class Form:
     arguments: str
 
 
+def has_place(template: str) -> bool:
+    """Whether a chat template tells the model of tools, in a form that is known here."""
+    try:
+        form_of(template)
+    except OptionError:
+        return False
+    return True
+
+
 def form_of(template: str) -> Form:
     """The form that a chat template teaches. Raises OptionError for one that is not known here."""
     if "tools" not in template:
@@ -58,20 +69,23 @@ def form_of(template: str) -> Form:
 
 
 def forcing(form: Form, functions: Sequence[Function]) -> str:
-    """A grammar (GBNF) that leaves no choice but a call of one of the functions. Raises OptionError."""
-    calls = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": function.name}, form.arguments: function.parameters or {"type": "object"}},
-            "required": ["name", form.arguments],
-            "additionalProperties": False,
-        }
-        for function in functions
-    ]
-    rules = Sampling(json_schema=calls[0] if len(calls) == 1 else {"oneOf": calls}).gbnf() or ""
-    rules = re.sub(r"^root ::=", "tool-call ::=", rules, flags=re.MULTILINE)
-    opening, closing = (json.dumps(mark) for mark in (form.opening, form.closing))
-    return f"root ::= {opening} tool-call {closing}\n{rules}"
+    """A Lark grammar that leaves no choice but a call of one of the functions, each with its own schema, whole.
+
+    Raises OptionError for a schema that cannot be followed.
+    """
+    rules = [f"start: {_quoted(form.opening)}call{_quoted(form.closing, before=' ')}"]
+    calls = []
+    for number, function in enumerate(functions):
+        head = f'{{"name": {json.dumps(function.name)}, {json.dumps(form.arguments)}: '
+        calls.append(f"call{number}")
+        schema = json.dumps({**json.loads(prepared(function.parameters or {"type": "object"})), "x-guidance": SPACE})
+        rules.append(f'call{number}: {json.dumps(head)} arguments{number} "}}"')
+        rules.append(f"arguments{number}: %json {schema}")
+    return "\n".join([rules[0], f"call: {' | '.join(calls)}", *rules[1:]])
+
+
+def _quoted(mark: str, before: str = "") -> str:
+    return f"{before}{json.dumps(mark)} " if mark else ""
 
 
 class Reader(Protocol):
@@ -128,7 +142,7 @@ class CallReader:
                 said += text if text.strip() or not self._called else ""
                 self._held = self._held[len(self._held) - keep :]
                 return said, calls
-            body, end, after = rest.partition(CLOSE)
+            body, end, after = self._closed(rest)
             # White space around calls is not what was said.
             said += before if before.strip() else ""
             if not end:
@@ -142,6 +156,15 @@ class CallReader:
                 self._called = True
             self._held = after.lstrip("\n") if call else after
 
+    @staticmethod
+    def _closed(rest: str) -> tuple[str, str, str]:
+        """As `partition` at the closing mark, where that is no part of a text in the call."""
+        at = -1
+        while (at := rest.find(CLOSE, at + 1)) >= 0:
+            if not re.sub(r"\\.", "", rest[:at]).count('"') % 2:
+                return rest[:at], CLOSE, rest[at + len(CLOSE) :]
+        return rest, "", ""
+
     def _unmarked(self) -> tuple[str, list[ToolCall]]:
         # Only a reply that begins like an object may be a call, and it is one only as a whole.
         if not self._begun and (not self._held.strip() or self._held.lstrip().startswith("{")):
@@ -153,13 +176,21 @@ class CallReader:
     def _call(self, body: str) -> ToolCall | None:
         try:
             found = json.loads(body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
-        if not isinstance(found, dict) or found.get("name") not in self._names:
+        if not isinstance(found, dict) or not isinstance(name := found.get("name"), str) or name not in self._names:
             return None
         arguments = found.get("arguments", found.get("parameters", {}))
-        text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-        return ToolCall(f"call_{secrets.token_hex(12)}", found["name"], text)
+        if isinstance(arguments, str):
+            try:
+                arguments = json.loads(arguments or "{}")
+            except (ValueError, RecursionError):
+                return None
+        if arguments is None:
+            arguments = {}
+        if not isinstance(arguments, dict):
+            return None
+        return ToolCall(f"call_{secrets.token_hex(12)}", name, json.dumps(arguments, ensure_ascii=False))
 
 
 def _beginning(text: str, mark: str) -> int:

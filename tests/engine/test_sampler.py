@@ -200,6 +200,40 @@ def test_under_a_grammar_draws_follow_the_distribution_among_what_it_allows(mode
     assert_drawn_from(np.array(tokens), [2 / 3, 1 / 3])
 
 
+@pytest.mark.parametrize("constraint", [{"grammar": 'root ::= "b" | "c"'}, {"regex": "b|c"}])
+@pytest.mark.parametrize("drafted", [False, True])
+def test_a_constraint_comes_before_truncation_and_temperature(model, constraint, drafted):
+    letters = [model.tokenize(letter, special=False)[0] for letter in "abc"]
+    row = np.full(model.n_vocab, -30, np.float32)
+    row[letters] = np.log([0.6, 0.3, 0.1])
+    drafter = np.full(model.n_vocab, -30, np.float32)
+    drafter[letters] = np.log([0.2, 0.2, 0.6])
+    # Of what is allowed b has 0.75 and c 0.25: top-p 0.85 keeps both, as it would keep a and b of all three.
+    tokens = []
+    for seed in range(1500):
+        sampler = Sampler(Sampling(**{**EVERYTHING, "top_p": 0.85}, **constraint, seed=seed), model, model.n_vocab)
+        if drafted:
+            token, _ = sampler.check(sampler.draft(drafter, 0), (row,), np.ones(1))
+        else:
+            token = sampler.sample((row,), np.ones(1))
+        tokens.append(letters.index(token) - 1)
+        sampler.close()
+    assert_drawn_from(np.array(tokens), [0.75, 0.25])
+
+
+def test_drafts_are_made_under_a_quick_constraint_and_taken_back(model):
+    letters = [model.tokenize(letter, special=False)[0] for letter in "abc"]
+    row = np.zeros(model.n_vocab, np.float32)
+    row[letters[2]] = 9.0
+    sampler = Sampler(Sampling(temperature=0, regex="[ab][bc]a"), model, model.n_vocab)
+    assert sampler.draft(row, 0).token in letters[:2] and sampler.draft(row, 1).token == letters[2]
+    assert sampler.sample((row,), np.ones(1)) in letters[:2]
+    assert sampler.sample((row,), np.ones(1)) == letters[2]
+    assert sampler.forced() in ([], [letters[0]])
+    assert sampler.sample((row,), np.ones(1)) == letters[0]
+    sampler.close()
+
+
 def test_log_probabilities_of_choice_and_alternatives(model):
     row = np.log(np.array(PROBABILITIES, np.float32)) + 3
     sampler = Sampler(Sampling(temperature=0, logprobs=2), model, 5)

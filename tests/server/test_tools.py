@@ -12,6 +12,9 @@ import pytest
 pytest.importorskip("fastapi")
 openai = pytest.importorskip("openai")
 
+from eft_gguf.engine.constraint import constraint_of, follows  # noqa: E402
+from eft_gguf.engine.llama import Model  # noqa: E402
+from eft_gguf.engine.sampling import Sampling  # noqa: E402
 from eft_gguf.errors import OptionError  # noqa: E402
 from eft_gguf.models.chat import render  # noqa: E402
 from eft_gguf.server.schema import Tool  # noqa: E402
@@ -104,11 +107,70 @@ def test_the_template_hears_of_tools_and_of_earlier_calls() -> None:
     assert "The weather in a city." in text and '"arguments": {"unit": "C"}' in text and "tool\n21" in text
 
 
-def test_the_grammar_that_forces_a_call() -> None:
-    one = forcing(form_of(QWEN), [Tool.model_validate(WEATHER).function])
-    assert one.startswith('root ::= "<tool_call>\\n" tool-call "\\n</tool_call>"')
-    two = forcing(form_of(QWEN), [Tool.model_validate(tool).function for tool in (WEATHER, OTHER)])
-    assert "weather" in two and "other" in two and two.count("root ::=") == 1
+def book(name: str, value: str) -> dict[str, Any]:
+    """A tool whose parameters refer to definitions of their own."""
+    person = {"type": "object", "properties": {"name": {"const": value}}, "required": ["name"]}
+    parameters = {
+        "type": "object",
+        "properties": {"who": {"$ref": "#/$defs/P"}},
+        "required": ["who"],
+        "additionalProperties": False,
+        "$defs": {"P": person},
+    }
+    return {"type": "function", "function": {"name": name, "parameters": parameters}}
+
+
+def test_the_grammar_that_forces_a_call(tiny: Any) -> None:
+    tools = [book("book", "Ann"), book("cancel", "Bo"), OTHER]
+    lark = forcing(form_of(QWEN), [Tool.model_validate(tool).function for tool in tools])
+    model = Model(tiny.base, vocab_only=True)
+
+    def allowed(name: str, arguments: str) -> bool:
+        text = f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+        constraint = constraint_of(Sampling(lark=lark), model, model.n_vocab)
+        assert constraint is not None
+        return follows(constraint, model, text)
+
+    assert allowed("book", '{"who": {"name": "Ann"}}') and allowed("cancel", '{"who":{"name":"Bo"}}')
+    # Definitions of one name stay each tool's own.
+    assert not allowed("book", '{"who": {"name": "Bo"}}') and not allowed("cancel", "{}")
+    assert allowed("other", "{}") and not allowed("another", "{}")
+    model.close()
+
+
+@pytest.mark.parametrize("size", [1, 3, 7, 1000])
+def test_a_mark_within_an_argument_is_text(size: int) -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"q": "the </tool_call> tag"}}\n</tool_call>'
+    assert fed(call, size) == ("", [("weather", '{"q": "the </tool_call> tag"}')])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"name": ["weather"], "arguments": {}}',
+        '{"name": {}, "arguments": {}}',
+        '{"name": "weather", "arguments": "text"}',
+        '{"name": "weather", "arguments": [1]}',
+        '{"name": "weather", "arguments": 3}',
+        "[" * 5000,
+    ],
+)
+def test_whatever_a_model_writes_is_read(body: str) -> None:
+    text = f"<tool_call>{body}</tool_call>"
+    assert fed(text, 1000) == (text, [])
+
+
+@pytest.mark.parametrize("arguments", ["null", '""', '"{}"', "{}"])
+def test_arguments_that_are_left_out_are_an_empty_object(arguments: str) -> None:
+    call = f'<tool_call>{{"name": "weather", "arguments": {arguments}}}</tool_call>'
+    assert fed(call, 1000) == ("", [("weather", "{}")])
+
+
+@pytest.mark.parametrize("arguments", ["", None, "{}"])
+def test_earlier_calls_without_arguments_reach_the_template_as_an_object(arguments: str | None) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    text = render([*ASK, {"role": "assistant", "content": "", "tool_calls": [call]}], template=QWEN, bos="", eos="")
+    assert '"arguments": {}' in text
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +197,51 @@ def test_a_forced_call(calling: Served, choice: Any) -> None:
     (streamed,) = [call for chunk in chunks for call in chunk.choices[0].delta.tool_calls or ()]
     assert streamed.function.arguments == call.function.arguments and streamed.index == 0 and streamed.id
     assert chunks[-1].choices[0].finish_reason == "tool_calls"
+
+
+def test_a_forced_call_whose_schema_has_definitions(calling: Served) -> None:
+    with openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client:
+        ask: dict[str, Any] = {"model": "x", "messages": ASK, "tools": [book("book", "Ann")], "tool_choice": "required"}
+        choice = client.chat.completions.create(**ask, seed=1).choices[0]
+    assert json.loads(choice.message.tool_calls[0].function.arguments) == {"who": {"name": "Ann"}}
+    assert choice.finish_reason == "tool_calls"
+
+
+CITY = {
+    "type": "object",
+    "properties": {"city": {"const": "Lima"}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"response_format": {"type": "json_object", "schema": CITY}},
+        {"response_format": {"type": "json_schema", "schema": CITY}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": CITY}}},
+        {"json_schema": CITY},
+        {"guided_json": CITY},
+        {"guided_regex": '\\{"city":"Lima"\\}'},
+        {"guided_grammar": 'root ::= "{\\"city\\":\\"Lima\\"}"'},
+        {"structured_outputs": {"json": CITY}},
+        {"structured_outputs": {"choice": ['{"city":"Lima"}']}},
+    ],
+)
+def test_formats_of_all_kinds_of_clients(calling: Served, fields: dict[str, Any]) -> None:
+    with openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client:
+        reply = client.chat.completions.create(model="x", messages=ASK, extra_body={"seed": 1, **fields})
+    assert json.loads(reply.choices[0].message.content) == {"city": "Lima"}
+
+
+def test_two_constraints_at_once_are_refused(calling: Served) -> None:
+    both = {"json_schema": CITY, "guided_regex": "a"}
+    with (
+        openai.OpenAI(base_url=calling.api, api_key="none", max_retries=0) as client,
+        pytest.raises(openai.BadRequestError, match="one constraint"),
+    ):
+        client.chat.completions.create(model="x", messages=ASK, extra_body=both)
 
 
 def test_calls_that_may_come_and_those_that_may_not(calling: Served) -> None:
