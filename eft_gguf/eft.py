@@ -467,18 +467,19 @@ class EFT:
         tools: Seq[Mapping[str, Any]] | None = None,
         witness: Witness | None = None,
         examples: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> Reply:
         """A reply that `step` brings on, together with all others: for programs that serve several. Raises as `stream`.
 
         prompt: also as token ids.  tools: functions that the model may call, for the template.  witness: told how each
-        token came.
+        token came.  variables: of the chat template, such as {"enable_thinking": False}.
         """
         sampling, blend = sampling or Sampling(), blend or self.family.blend
         if sampling.penalty_window > self.ctx:
             # llama.cpp sets as much memory aside as the window asks for, and ends the process where there is none.
             sampling = replace(sampling, penalty_window=self.ctx)
         self._turn.require_process()
-        read = prompt if isinstance(prompt, Prompt) else self.read(prompt, blend, examples, tools)
+        read = prompt if isinstance(prompt, Prompt) else self.read(prompt, blend, examples, tools, variables)
         factors = self.family.factors(blend)
         tuned = read.ids[self._ensemble.tuned[0]]
         sampler = Sampler(sampling, self._tokenizer(), self._ensemble.n_vocab, tuned)
@@ -542,13 +543,15 @@ class EFT:
         blend: Blend | None = None,
         examples: bool = True,
         tools: Seq[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """The prompt as the members read it under a blend: messages after the examples, in base and untuned.
 
         Raises OptionError for messages of a wrong form, ContextError for ids that not all models know.
         """
         with self._turn:
-            return self._prompts.read(prompt, tools=tools, shown=self.examples(blend) if examples else ())
+            shown = self.examples(blend) if examples else ()
+            return self._prompts.read(prompt, tools=tools, shown=shown, variables=variables)
 
     def _piece(self, token: int) -> bytes:
         return self._tokenizer().piece(token)

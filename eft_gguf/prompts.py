@@ -57,11 +57,12 @@ class Prompts:
         *,
         tools: Seq[Mapping[str, Any]] | None = None,
         shown: Seq[Mapping[str, Any]] = (),
+        variables: Mapping[str, Any] | None = None,
     ) -> Prompt:
         """The prompt as the members read it: messages by the template, a string as plain text, token ids as they are.
 
         tools: what the tuned model's template is to tell of, with messages.  shown: the examples that base and untuned
-        read before the messages.
+        read before the messages.  variables: of the template, such as enable_thinking.
         Raises OptionError as `render` does, ContextError for control tokens that not all models know, EFTError
         where the models were closed.
         """
@@ -79,11 +80,11 @@ class Prompts:
         messages, marks = self._marked(prompt)
         template = model.chat_template() or ""
         bos, eos = (model.piece(token, special=True).decode("utf-8", "replace") for token in (model.bos, model.eos))
-        for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos, tools=tools)
+        for_tuned = for_bases = render(messages, template=template, bos=bos, eos=eos, tools=tools, variables=variables)
         if self._bases_template is not None:
             template, tools = self._bases_template, None
         if shown or self._bases_template is not None:
-            fill = partial(render, template=template, bos=bos, eos=eos, tools=tools)
+            fill = partial(render, template=template, bos=bos, eos=eos, tools=tools, variables=variables)
             for_bases = _after_examples(messages, shown, fill) if shown else fill(messages)
         by_text = {text: self._marked_ids(text, *marks) for text in {for_tuned, for_bases}}
         self.require_shared("prompt", *by_text.values())

@@ -25,11 +25,12 @@ def render(
     bos: str,
     eos: str,
     tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
 ) -> str:
     """Fill a Jinja template with messages, up to where the assistant's next words begin.
 
     tools: functions that the model may call, as OpenAI's clients describe them. Raises OptionError where the template
-    has no place for them.
+    has no place for them.  variables: others that the template may ask for, such as enable_thinking.
 
     Tokenize the text with special tokens parsed and no BOS added: the template writes it where it wants one.
     Templates come from downloaded files; they run in Jinja's sandbox, within limits (models/templates.py). Raises
@@ -46,7 +47,8 @@ def render(
         check(template)
     except Exception as error:  # Jinja's lexer, parser and compiler raise many kinds
         raise OptionError(f"the model's chat template cannot be parsed: {error}", hint=PLAIN) from error
-    variables = {
+    given = {
+        **(variables or {}),
         "messages": checked,
         "bos_token": bos,
         "eos_token": eos,
@@ -57,10 +59,10 @@ def render(
         "tool_choice": None,
     }
     try:
-        text = fill(template, variables)
+        text = fill(template, given)
         if not tools:
             return text
-        with_tools = fill(template, variables | {"tools": list(tools)})
+        with_tools = fill(template, given | {"tools": list(tools)})
     except LimitError as error:
         raise OptionError(f"the model's chat template was stopped: {error}", hint=PLAIN) from error
     except Exception as error:  # a template is a program: anything may come out of it

@@ -37,7 +37,10 @@ async def chat_completions(body: ChatRequest, request: Request, server: Server) 
     inspect = body.eft is not None and body.eft.inspect
     whole = not body.stream
     examples = shown(body.eft, model, server.names)
-    orders = [Begin(messages, blend, own, inspect, offered, whole, examples) for own in seeds(sampling, body.n or 1)]
+    orders = [
+        Begin(messages, blend, own, inspect, offered, whole, examples, body.variables)
+        for own in seeds(sampling, body.n or 1)
+    ]
     ticket, begun = await server.begin(orders)
     answer = Answer(body, model, blend, server, form, seed=begun[0].seed)
     server.steerable[answer.id] = steerable = Steerable(ticket, blend)

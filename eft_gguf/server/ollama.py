@@ -42,6 +42,7 @@ class OllamaRequest(schema.Request):
     stream: bool | None = None
     format: Literal["", "json"] | schema.Json | None = None
     options: Options | None = None
+    think: bool | Literal["low", "medium", "high"] | None = None
     eft: schema.RequestDials | None = None
 
 
@@ -215,7 +216,8 @@ async def _answer(
     sampling = sampling_of(options, server.settings.sampling, **more)
     started = time.monotonic()
     examples = shown(body.eft, name, server.names)
-    order = Begin(prompt, blend, sampling, tools=offered, whole=body.stream is False, examples=examples)
+    variables = {"enable_thinking": body.think} if isinstance(body.think, bool) else None
+    order = Begin(prompt, blend, sampling, False, offered, body.stream is False, examples, variables)
     ticket, _ = await server.begin([order])
 
     def head() -> dict[str, Any]:

@@ -21,7 +21,7 @@ class Begin:
     """Make a reply. prompt: a text, messages, or token ids.  inspect: tell of each token who decided.
 
     tools: what the template is told of tools, where the prompt is messages.  whole: send the reply when it is finished.
-    examples: show base and untuned the family's.
+    examples: show base and untuned the family's.  variables: of the chat template.
     """
 
     prompt: str | list[dict[str, Any]] | list[int]
@@ -31,6 +31,7 @@ class Begin:
     tools: list[dict[str, Any]] | None = None
     whole: bool = False
     examples: bool = True
+    variables: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

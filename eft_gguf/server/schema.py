@@ -354,6 +354,14 @@ class ChatRequest(TextRequest):
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
     tool_choice: Literal["none", "auto", "required"] | ToolChoice | None = None
     modalities: list[str] | None = None
+    chat_template_kwargs: Json | None = None
+    enable_thinking: bool | None = None
+
+    @property
+    def variables(self) -> dict[str, Any] | None:
+        """Of the chat template."""
+        thinking = {} if self.enable_thinking is None else {"enable_thinking": self.enable_thinking}
+        return {**(self.chat_template_kwargs or {}), **thinking} or None
 
     @field_validator("modalities")
     @classmethod

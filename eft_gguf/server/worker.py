@@ -121,6 +121,7 @@ class Worker:
             sampling=order.sampling,
             witness=witness,
             examples=order.examples,
+            variables=order.variables,
         )
         self._replies[number] = _Making(reply, witness, order.whole)
         self._tell(number, Begun(reply.timings.seed, reply.timings.prompt_tokens))
@@ -162,6 +163,8 @@ class Worker:
         if reply.finish_reason is not None:
             for piece in _joined(making.kept):
                 self._tell(number, piece)
+            # What was drafted behind a stop text counts only until the reply is closed.
+            reply.close()
             self._tell(number, Done(reply.finish_reason, reply.timings.as_dict()))
             self._drop(number)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.server.conftest import PERU
+from tests.server.conftest import PERU, served
+from tests.tiny_models import TEMPLATE, write_tiny_model
 
 LIMA = "Sure! The capital of Peru is Lima. Anything else?"
 
@@ -164,3 +166,37 @@ def test_line_ends_of_unicode_are_escaped(http: httpx.Client) -> None:
 
 def test_health_tells_no_paths(http: httpx.Client) -> None:
     assert "/" not in http.get("/health").text
+
+
+def test_tokens_behind_a_stop_text_are_not_counted(http: httpx.Client) -> None:
+    for _ in range(4):
+        answer = chat(http, stop=["!"])
+        assert said(answer) == "Sure" and answer["usage"]["completion_tokens"] == 2
+        body = {"model": "bundled", "messages": PERU, "stream": False, "options": {"temperature": 0, "stop": ["!"]}}
+        assert http.post("/api/chat", json=body).json()["eval_count"] == 2
+
+
+def test_a_template_gets_the_variables_that_a_request_names(tmp_path: Path) -> None:
+    marked = "{% if enable_thinking is defined and not enable_thinking %}{{ 'NOTHINK NOTHINK NOTHINK' }}{% endif %}"
+    names = ("base", "untuned", "tuned")
+    models = [
+        word
+        for seed, name in enumerate(names)
+        for word in (
+            f"--{name}",
+            str(write_tiny_model(tmp_path / f"{name}.gguf", seed=seed, template=TEMPLATE + marked)),
+        )
+    ]
+    question = [{"role": "user", "content": "hi"}]
+    with served(tmp_path / "log", *models) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+
+        def tokens(path: str, **more: Any) -> int:
+            body = {"messages": question, "max_tokens": 1, "options": {"num_predict": 1}, "stream": False, **more}
+            answer = client.post(path, json=body).json()
+            return answer["prompt_eval_count"] if path.startswith("/api") else answer["usage"]["prompt_tokens"]
+
+        plain, longer = tokens("/v1/chat/completions"), len("NOTHINK NOTHINK NOTHINK")
+        for more in ({"chat_template_kwargs": {"enable_thinking": False}}, {"enable_thinking": False}):
+            assert tokens("/v1/chat/completions", **more) == plain + longer
+        assert tokens("/v1/chat/completions", enable_thinking=True) == plain
+        assert tokens("/api/chat", think=False) == tokens("/api/chat") + longer
