@@ -108,7 +108,8 @@ def main() -> int:
             "chosen": chosen,
             "figures": {system: one(own) for system, own in replies.items()},
         }
-    report.publish("behaviours " + " ".join(data), about, tables, data, as_json=arguments.json, docs=arguments.docs, page=PAGE)
+    section = "behaviours " + " ".join(data)
+    report.publish(section, about, tables, data, as_json=arguments.json, docs=arguments.docs, page=PAGE)
     return 0
 
 
