@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -29,6 +30,7 @@ from eft_gguf.engine.greedy import GreedySequence, greedy_sequences
 from eft_gguf.engine.hardware import Hardware
 from eft_gguf.engine.llama import Model
 from eft_gguf.engine.probe import require_survival, trials_of
+from eft_gguf.engine.property_order import in_order
 from eft_gguf.engine.sampler import Sampler
 from eft_gguf.engine.sampling import Sampling
 from eft_gguf.engine.sequence import Sequence, Timings, Witness
@@ -429,16 +431,30 @@ class EFT:
             yield token, {**logits, "blend": blended}
 
     def allows(self, text: str, sampling: Sampling) -> bool:
-        """Whether a whole reply may be exactly `text`, by what `sampling` asks replies to follow.
+        """Whether a whole reply may be `text`, by what `sampling` asks replies to follow.
 
-        Raises OptionError for a schema, an expression or a grammar that is refused.
+        Replies under a JSON schema have its order of properties. A text in another order is allowed if it would be in
+        that one. Raises OptionError for a schema, an expression or a grammar that is refused.
         """
         with self._turn:
             constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
             if constraint is None:
                 return True
             try:
-                return follows(constraint, self._tokenizer(), text)
+                if follows(constraint, self._tokenizer(), text):
+                    return True
+            finally:
+                constraint.close()
+            schema = sampling.json_schema
+            if schema is None:
+                return False
+            reordered = in_order(text, schema if isinstance(schema, str) else json.dumps(dict(schema)))
+            if reordered is None:
+                return False
+            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
+            assert constraint is not None
+            try:
+                return follows(constraint, self._tokenizer(), reordered)
             finally:
                 constraint.close()
 
