@@ -130,6 +130,9 @@ class Answer:
         self.steerable = None
         self._model, self._server, self._seed = model, server, seed
         self._blend = blend
+        self._warnings = body.warnings
+        if body.tools and form is None and body.tool_choice != "none":
+            self._warnings.append("the tuned model's template has no place for tools: it did not hear of them")
         self._logprobs = bool(body.logprobs)
         self._inspect = body.eft is not None and body.eft.inspect
         self._usage = bool(body.stream_options and body.stream_options.include_usage)
@@ -250,7 +253,8 @@ class Answer:
         """The dials in force at the end, the first seed, and what the replies cost."""
         blend = self.steerable.blend if self.steerable else self._blend
         timings = [found.timings for found in self._choices] if choice is None else [choice.timings]
-        return {"dials": plain_dials(blend, self._server.about), "seed": self._seed, "timings": timings}
+        warnings = {"warnings": self._warnings} if self._warnings else {}
+        return {"dials": plain_dials(blend, self._server.about), "seed": self._seed, "timings": timings, **warnings}
 
     def _cost(self) -> Usage:
         return Usage.of([choice.timings for choice in self._choices])

@@ -197,14 +197,28 @@ class StreamOptions(Body):
     include_usage: bool | None = None
 
 
+HARMLESS = frozenset(
+    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention")
+)
+"""Fields of OpenAI's clients that change no reply."""
+
+
 class TextRequest(SamplingFields):
     """What both kinds of completion share."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
 
     model: Annotated[str, BeforeValidator(lambda value: "" if value is None else value)] = ""
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
     eft: EftFields | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of the request has no effect here, in words."""
+        given = {name for name, value in (self.model_extra or {}).items() if value is not None} - HARMLESS
+        return [f"{name:.64} is not known here and has no effect" for name in sorted(given)[:20]]
 
 
 # ---- chat

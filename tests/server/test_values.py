@@ -200,3 +200,14 @@ def test_a_template_gets_the_variables_that_a_request_names(tmp_path: Path) -> N
             assert tokens("/v1/chat/completions", **more) == plain + longer
         assert tokens("/v1/chat/completions", enable_thinking=True) == plain
         assert tokens("/api/chat", think=False) == tokens("/api/chat") + longer
+
+
+def test_what_has_no_effect_is_named(http: httpx.Client) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    answer = chat(http, tools=[tool], reasoning_effort="low", user="u", metadata={}, prediction=None)
+    assert said(answer) == LIMA
+    assert answer["eft"]["warnings"] == [
+        "reasoning_effort is not known here and has no effect",
+        "the tuned model's template has no place for tools: it did not hear of them",
+    ]
+    assert "warnings" not in chat(http)["eft"]
