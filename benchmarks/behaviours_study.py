@@ -92,7 +92,7 @@ def main() -> int:
     parser.add_argument("--max-tokens", type=int, default=40, help="the longest reply")
     parser.add_argument("--limit", type=int, help="only so many tests of each half")
     parser.add_argument("--setting", type=float, help="the dial behaviour, chosen elsewhere: nothing is chosen here")
-    parser.add_argument("--only", action="append", help="only the systems whose name begins so; may be repeated")
+    parser.add_argument("--only", action="append", help="only the system of this name, and tuned; may be repeated")
     arguments = parser.parse_args()
     about = machine.describe()
     run = Run(arguments.run, "behaviours study", {"max_tokens": arguments.max_tokens, "versions": versions()}, about)
@@ -146,7 +146,7 @@ class Study:
         if self.found("large") is not None:
             systems[LARGE] = System("large", TUNED)
         if only := self.arguments.only:
-            systems = {name: one for name, one in systems.items() if name.startswith(tuple(only)) or name == "tuned"}
+            systems = {name: one for name, one in systems.items() if name in (*only, "tuned")}
         return self.replies("report", self.reporting, systems), chosen
 
     def chosen(self, kind: str, count: int, tried: dict[str, System]) -> str:
