@@ -433,11 +433,12 @@ class EFT:
     def allows(self, text: str, sampling: Sampling) -> bool:
         """Whether a whole reply may be `text`, by what `sampling` asks replies to follow.
 
-        Replies under a JSON schema have its order of properties. A text in another order is allowed if it would be in
-        that one. Raises OptionError for a schema, an expression or a grammar that is refused.
+        Replies under a JSON schema have its order of properties, and those that it names alone. A text in another
+        order, or with more properties where the schema lets it, is allowed as well. Raises OptionError for a schema,
+        an expression or a grammar that is refused.
         """
         with self._turn:
-            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
+            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab, drawn=False)
             if constraint is None:
                 return True
             try:
@@ -451,7 +452,7 @@ class EFT:
             reordered = in_order(text, schema if isinstance(schema, str) else json.dumps(dict(schema)))
             if reordered is None:
                 return False
-            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab)
+            constraint = constraint_of(sampling, self._tokenizer(), self._ensemble.n_vocab, drawn=False)
             assert constraint is not None
             try:
                 return follows(constraint, self._tokenizer(), reordered)

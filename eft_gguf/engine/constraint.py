@@ -45,8 +45,11 @@ class Constraint(Protocol):
         """Free what it holds."""
 
 
-def constraint_of(sampling: Sampling, model: Model, n_vocab: int) -> Constraint | None:
-    """What the options ask a reply to follow; None for nothing. Raises OptionError for what is refused."""
+def constraint_of(sampling: Sampling, model: Model, n_vocab: int, *, drawn: bool = True) -> Constraint | None:
+    """What the options ask a reply to follow; None for nothing. Raises OptionError for what is refused.
+
+    drawn: a reply is drawn by it, so that objects have the properties that a schema names and no others (closing.py).
+    """
     # Imported here because most replies need neither.
     if sampling.grammar is not None:
         from eft_gguf.engine.gbnf import GBNF
@@ -55,7 +58,7 @@ def constraint_of(sampling: Sampling, model: Model, n_vocab: int) -> Constraint 
     if sampling.json_schema is not None or sampling.regex is not None or sampling.lark is not None:
         from eft_gguf.engine.guidance import Guidance
 
-        return Guidance(model, n_vocab, sampling)
+        return Guidance(model, n_vocab, sampling, drawn)
     return None
 
 

@@ -11,6 +11,7 @@ import llguidance
 import numpy as np
 from numpy.typing import NDArray
 
+from eft_gguf.engine.closing import closed
 from eft_gguf.engine.constraint import cut
 from eft_gguf.engine.json_schema import prepared
 from eft_gguf.engine.llama import Model
@@ -41,9 +42,9 @@ class Guidance:
 
     quick = True
 
-    def __init__(self, model: Model, n_vocab: int, sampling: Sampling) -> None:
+    def __init__(self, model: Model, n_vocab: int, sampling: Sampling, drawn: bool) -> None:
         self._model = model
-        kind, grammar = _grammar(sampling)
+        kind, grammar = _grammar(sampling, drawn)
         tokens = _tokens_of(model)
         self._ends = tokens.ends[tokens.ends < n_vocab]
         self._end_ids = frozenset(self._ends.tolist())
@@ -109,10 +110,11 @@ class Guidance:
             raise DecodeError(f"{self._kind} is too complex to follow: {reason:.120}", hint="make it simpler")
 
 
-def _grammar(sampling: Sampling) -> tuple[str, str]:
+def _grammar(sampling: Sampling, drawn: bool) -> tuple[str, str]:
     """The option's name, and the text for llguidance."""
     if sampling.json_schema is not None:
         schema = prepared(sampling.json_schema)
+        schema = closed(schema) if drawn else schema
         return "json_schema", llguidance.LLMatcher.grammar_from_json_schema(schema, overrides=JSON_OPTIONS)
     kind, text = ("regex", sampling.regex) if sampling.regex is not None else ("lark", sampling.lark)
     assert text is not None

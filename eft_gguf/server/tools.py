@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eft_gguf.engine.closing import closed
 from eft_gguf.engine.json_schema import prepared
 from eft_gguf.errors import OptionError
 from eft_gguf.server.schema import Function, Tool
@@ -78,7 +79,9 @@ def forcing(form: Form, functions: Sequence[Function]) -> str:
     for number, function in enumerate(functions):
         head = f'{{"name": {json.dumps(function.name)}, {json.dumps(form.arguments)}: '
         calls.append(f"call{number}")
-        schema = json.dumps({**json.loads(prepared(function.parameters or {"type": "object"})), "x-guidance": SPACE})
+        schema = json.dumps(
+            {**json.loads(closed(prepared(function.parameters or {"type": "object"}))), "x-guidance": SPACE}
+        )
         rules.append(f'call{number}: {json.dumps(head)} arguments{number} "}}"')
         rules.append(f"arguments{number}: %json {schema}")
     return "\n".join([rules[0], f"call: {' | '.join(calls)}", *rules[1:]])

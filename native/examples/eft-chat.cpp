@@ -3,19 +3,17 @@
 #include <algorithm>
 #include <csignal>
 #include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <limits>
-#include <map>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "eft_sampler.h"
 #include "examples.h"
+#include "flags.h"
 #include "llama-cpp.h"
 
 static const char *USAGE =
@@ -30,38 +28,6 @@ static const char *USAGE =
     "  --ctx N  --batch N  --threads N  --gpu-layers N               4096, 128, the cores, all\n";
 
 static volatile std::sig_atomic_t interrupted = 0;
-
-static void require(bool holds, const std::string &otherwise) {
-    if (!holds) throw std::runtime_error(otherwise);
-}
-
-// ---- Flags
-struct Flags {
-    std::map<std::string, std::string> given;
-
-    Flags(int argc, char **argv) {
-        for (int i = 1; i < argc; i++) {
-            const std::string flag = argv[i];
-            const bool known = flag.rfind("--", 0) == 0 && std::string(USAGE).find(flag + " ") != std::string::npos;
-            require(known, "unknown argument " + flag + "\n" + USAGE);
-            given[flag.substr(2)] = flag == "--ids" || i + 1 == argc ? "" : argv[++i];
-        }
-    }
-    bool has(const std::string &name) const { return given.count(name) > 0; }
-    std::string text(const std::string &name) const { return has(name) ? given.at(name) : ""; }
-    double number(const std::string &name, double usual, double least = -1e9, double most = 1e9) const {
-        if (!has(name)) return usual;
-        char *end = nullptr;
-        const std::string value = text(name);
-        const double read = std::strtod(value.c_str(), &end);
-        const bool fits = end != value.c_str() && !*end && read >= least && read <= most;
-        require(fits, "--" + name + " " + value + ": not a number, or out of its range");
-        return read;
-    }
-    int whole(const std::string &name, int usual, int least = 1) const {
-        return static_cast<int>(number(name, usual, least, std::numeric_limits<int>::max()));
-    }
-};
 
 // ---- Models
 static llama_model_ptr load(const Flags &flags, const std::string &name) {
@@ -237,7 +203,7 @@ int main(int argc, char **argv) {
         std::fputs(level == GGML_LOG_LEVEL_ERROR ? text : "", stderr);
     }, nullptr);
     try {
-        const Flags flags(argc, argv);
+        const Flags flags(argc, argv, USAGE);
         Chat chat(flags);
         Messages messages;
         if (flags.has("system")) messages.push_back({"system", flags.text("system")});
