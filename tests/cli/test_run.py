@@ -207,7 +207,7 @@ def test_what_cannot_steer_is_told_in_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "open.gbnf").write_text("root ::= answer")
     (tmp_path / "deep.gbnf").write_text('root ::= "((" ' + "(" * 2000 + '"a"' + ")" * 2000)
-    (tmp_path / "long.gbnf").write_text(" " * 200_001)
+    (tmp_path / "long.gbnf").write_text("#" * 200_001)
     (tmp_path / "cut.json").write_text('{"type": "obj')
     (tmp_path / "banana.json").write_text('{"type": "banana"}')
     (tmp_path / "unique.json").write_text('{"type": "array", "items": {"type": "integer"}, "uniqueItems": true}')
