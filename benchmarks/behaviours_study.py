@@ -277,6 +277,7 @@ def table(name: str, replies: Mapping[str, Sequence[Reply]]) -> report.Table:
 
 
 def way(replies: Mapping[str, Sequence[Reply]], own: Sequence[Reply]) -> str:
+    """How much of the way from tuned to the large, really tuned model a system goes, in per cent with its interval."""
     if LARGE not in replies:
         return "–"
     start, reached, end = (marks_of(of, "success") for of in (replies["tuned"], own, replies[LARGE]))

@@ -32,6 +32,7 @@ def main() -> int:
 
 
 def write(path: Path, lines: Iterable[dict[str, Any]]) -> None:
+    """Write objects as JSON lines."""
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
 
 

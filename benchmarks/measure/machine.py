@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ def describe() -> dict[str, str]:
     return {
         **machine.describe(),
         "versions": ", ".join(f"{name} {version}" for name, version in machine.versions().items()),
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "date": time.strftime("%Y-%m-%d"),
         "other work": f"{machine.busy_cores():.2f} cores busy before the start",
     }
